@@ -1,0 +1,1 @@
+"""Networks as ordered chains of named blocks."""

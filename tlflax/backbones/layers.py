@@ -1,0 +1,90 @@
+"""Layers shared by the backbones. Each marks its output under its (Keras) layer name.
+
+Call them inside an ``nn.compact`` method: the parameters land under the layer's name.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tlflax.backbones.chain import Tap
+from tlflax.ops.depthwise import depthwise_conv
+
+# Keras' initialiser for convolutions; only used from scratch and in random-weight runs.
+kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+def conv(
+    x: jax.Array,
+    tap: Tap,
+    name: str,
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    bias: bool = False,
+) -> jax.Array:
+    """2-D convolution, kernel stored ``[kh, kw, in, out]``."""
+    layer = nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=padding,
+        use_bias=bias,
+        kernel_init=kernel_init,
+        name=name,
+    )
+    return tap(name, layer(x))
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution, kernel stored ``[kh, kw, 1, channels]``."""
+
+    kernel: int = 3
+    stride: int = 1
+    padding: str = "SAME"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[B, H, W, C] -> [B, H', W', C]``."""
+        # Fan-in of one output is kh * kw: the channel axis is not summed over.
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+        shape = (self.kernel, self.kernel, 1, x.shape[-1])
+        w = self.param("kernel", init, shape, jnp.float32)
+        return depthwise_conv(x, w, self.stride, self.padding)
+
+
+def depthwise(x: jax.Array, tap: Tap, name: str, kernel: int = 3, stride: int = 1) -> jax.Array:
+    """Depthwise convolution with SAME padding."""
+    return tap(name, DepthwiseConv(kernel, stride, name=name)(x))
+
+
+def batch_norm(
+    x: jax.Array, tap: Tap, name: str, epsilon: float = 1e-3, momentum: float = 0.99
+) -> jax.Array:
+    """Batch normalisation; stored statistics unless the block is live (see `Tap`)."""
+    layer = nn.BatchNorm(
+        use_running_average=not tap.live, epsilon=epsilon, momentum=momentum, name=name
+    )
+    return tap(name, layer(x))
+
+
+def activation(
+    x: jax.Array, tap: Tap, name: str, function: Callable[[jax.Array], jax.Array] = nn.relu
+) -> jax.Array:
+    """An activation with a name of its own."""
+    return tap(name, function(x))
+
+
+def max_pool(x: jax.Array, tap: Tap, name: str) -> jax.Array:
+    """2x2 max pooling with stride 2, VALID padding.
+
+    Two strided maxima instead of a window reduction: faster on CPU, same value (lab.md 1).
+    """
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    x = x[:, :h, :w]
+    x = lax.max(x[:, 0::2], x[:, 1::2])
+    return tap(name, lax.max(x[:, :, 0::2], x[:, :, 1::2]))

@@ -1,0 +1,106 @@
+"""What is known about a network besides its layers: contract, origin, licence. No jax here."""
+
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlflax.backbones.chain import Chain
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """How pixels must reach the network; it belongs to the weights, not to the user's pipeline.
+
+    The pipeline delivers RGB uint8 ``[B, H, W, 3]``; the chain computes
+    ``(x[..., order] * scale - mean) / std`` once, inside the model.
+
+    Attributes:
+      order: ``RGB``, ``BGR``, or ``L`` (luma; one channel).
+      scale: factor applied to 0..255 first.
+      mean: per channel, in scaled units, in the order given by ``order``.
+      std: per channel, in scaled units.
+      method: resize interpolation, ``nearest``, ``bilinear`` or ``bicubic``.
+      antialias: whether downscaling averages over source pixels (PIL) or samples (TF default).
+      fit: ``squash`` (whole image, aspect ratio lost) or ``crop`` (shorter side, centre crop).
+      crop_fraction: for ``crop``: side of the crop over the resized shorter side.
+    """
+
+    order: str = "RGB"
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    method: str = "bilinear"
+    antialias: bool = True
+    fit: str = "squash"
+    crop_fraction: float = 1.0
+
+    def sentence(self) -> str:
+        """One line for people: ``RGB, x * 0.00784 - (1, 1, 1), ...``."""
+        text = f"{self.order}, x * {self.scale:.6g}"
+        if any(self.mean):
+            text += f" - ({', '.join(f'{m:g}' for m in self.mean)})"
+        if any(s != 1.0 for s in self.std):
+            text += f", / ({', '.join(f'{s:g}' for s in self.std)})"
+        resize = f"{self.method}{', antialiased' if self.antialias else ''}, {self.fit}"
+        return f"{text}; resize {resize}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An official weight file.
+
+    Attributes:
+      url: where the publisher serves it.
+      hash: ``md5:...`` or ``sha256:...`` as published, or ``None`` where the publisher gives none.
+      format: reader name (``keras_h5`` or ``safetensors``).
+    """
+
+    url: str
+    hash: str | None = None
+    format: str = "keras_h5"
+
+    @property
+    def file_name(self) -> str:
+        """The official file name, by which `weights_dir` is searched."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One entry of the zoo table.
+
+    Attributes:
+      name: zoo name, e.g. ``mobilenet_v2_0.35``.
+      build: ``module:function`` returning the `Chain`; called with ``options``.
+      options: keyword arguments of ``build``.
+      contract: input contract of the official weights.
+      size: side in pixels the official weights were trained at.
+      min_size: smallest side the chain accepts.
+      source: official weight file, or ``None``.
+      packaged: file inside the package that holds the weights, or ``None``.
+      top_layers: layer-name prefixes of the source's classifier, which are left out on loading.
+      licence: licence of the official weights.
+      top1: published ImageNet top-1 accuracy in percent, or ``None``.
+      parameters: parameter count without the classifier, as the source framework prints it.
+      aliases: other frameworks' or shorter names -> block names.
+    """
+
+    name: str
+    build: str
+    options: dict[str, Any]
+    contract: Contract
+    size: int
+    min_size: int
+    source: Source | None = None
+    packaged: str | None = None
+    top_layers: tuple[str, ...] = ()
+    licence: str = ""
+    top1: float | None = None
+    parameters: int | None = None
+    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def chain(self) -> "Chain":
+        """Builds the Linen chain (imports jax and flax)."""
+        module, function = self.build.split(":")
+        return getattr(importlib.import_module(module), function)(**self.options)

@@ -1,0 +1,129 @@
+"""Configs: the keys, their defaults, and how a config file becomes plain values.
+
+A config file starts from `base` and changes what it needs. `base` is locked, so a misspelt key
+in the file is an error; keys of a config's own (a number that people will want to override, used
+in `stages` through ``config.get_ref``) are added inside ``with config.unlocked():``.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import FieldReference
+
+from tlflax.errors import ConfigError, suggest
+
+DEFAULTS: dict[str, Any] = {
+    # Data. folder:PATH | tfds:NAME[/CONFIG] | digits
+    "data": "",
+    "data_dir": "",  # where prepared tfds datasets are
+    "data_splits": {"val": 0.2, "test": 0.2},  # cut only where the source has no such split
+    "classes": (),  # subset of class names, () = all
+    "per_class": 0,  # training images per class, 0 = all
+    "on_bad_image": "error",  # or "skip": leave it out and record it
+    "image_size": 0,  # pixels, 0 = the size the weights were trained at
+    "augment": "none",  # default of stages that set none
+    # Network.
+    "backbone": "",
+    "endpoint": "auto",
+    "weights": "official",  # official | none | PATH
+    "weights_dir": "",
+    "head": "gap",  # or flatten
+    "hidden": (),
+    "dropout": 0.0,
+    "activation": "relu",
+    # Training.
+    "stages": (),
+    "batch_size": 32,
+    "seed": 0,
+    "cache": "auto",  # keep the output of the frozen prefix in memory; "off" = never
+    "baseline": False,  # also train the same network from scratch
+    "baseline_epochs": 0,  # 0 = as many as all stages together
+    "baseline_lr": 1e-3,
+}
+
+
+def base(**changes: Any) -> ml_collections.ConfigDict:
+    """Default config, locked, with ``changes`` applied.
+
+    Raises:
+      ConfigError: a change names no key.
+    """
+    for key in changes:
+        if key not in DEFAULTS:
+            raise ConfigError(f"unknown config key {key!r}{suggest(key, DEFAULTS)}")
+    config = ml_collections.ConfigDict(DEFAULTS | changes)
+    config.lock()
+    return config
+
+
+def plain(value: Any) -> Any:
+    """Resolves ConfigDicts and FieldReferences, inside tuples and dicts too."""
+    if isinstance(value, FieldReference):
+        return plain(value.get())
+    if isinstance(value, ml_collections.ConfigDict):
+        # get_oneway_ref-free access: keys() plus [] resolves references one by one.
+        return {k: plain(value[k]) for k in value.keys()}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(plain(v) for v in value)
+    return value
+
+
+def resolve(config: Any) -> dict[str, Any]:
+    """Config as plain values with every known key present.
+
+    Raises:
+      ConfigError: a required key is empty or a stage list is no tuple.
+    """
+    values = DEFAULTS | plain(config)
+    for key, example in {"data": "folder:pets", "backbone": "mobilenet_v2_1.0"}.items():
+        if not values[key]:
+            raise ConfigError(f"the config has no {key}; add --config.{key}={example}")
+    if not isinstance(values["stages"], tuple) or not values["stages"]:
+        raise ConfigError("the config has no stages; stages must be a tuple of dicts")
+    unknown = [k for k in values["data_splits"] if k not in ("val", "test")]
+    if unknown:
+        raise ConfigError(f"data_splits has {unknown[0]!r}; its keys are val and test")
+    return values
+
+
+def claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes ``config.json``, or checks that the folder belongs to this config.
+
+    Raises:
+      ConfigError: the folder was made with another config; the message lists the keys.
+    """
+    text = json.dumps(config, indent=2, sort_keys=True, default=str)
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        new = json.loads(text)
+        changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        if changed:
+            pairs = [f"{k} ({_short(old.get(k))} -> {_short(new.get(k))})" for k in changed]
+            raise ConfigError(
+                f"{workdir} was made with another config: {', '.join(pairs)}; use a new --workdir, "
+                "or the old values to resume"
+            )
+        return
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"--workdir {workdir} is a file")
+    if (workdir / "checkpoints").exists():
+        raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new --workdir")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

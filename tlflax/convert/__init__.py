@@ -1,0 +1,1 @@
+"""Other frameworks' weight files become tlflax variables."""

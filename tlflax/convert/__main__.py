@@ -1,0 +1,97 @@
+"""Convert weights: `python -m tlflax.convert SOURCE DEST.safetensors [--backbone NAME]`.
+
+Prints the certificate and embeds it in the file. `--reference FILE.npz` compares outputs with
+stored ones (array `x`: uint8 RGB images; others: outputs or their means by layer name),
+`--verify` with the live keras.applications network.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from tlflax.backbones.spec import Spec
+from tlflax.backbones.table import ZOO, get
+from tlflax.command import run_command
+from tlflax.convert.store import Weights, convert_file, save_weights
+from tlflax.convert.tensors import read_facts
+from tlflax.errors import ConvertError, listing
+
+
+def recognise(path: Path) -> tuple[Spec, Weights]:
+    """Finds the one network that a weight file fits.
+
+    Raises:
+      ConvertError: none fits (with the nearest reason), or more than one.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        spec = get(str(read_facts(path).get("backbone")))
+        return spec, convert_file(spec, spec.chain(), path)
+    fitting, reasons = [], {}
+    for spec in ZOO.values():
+        try:
+            fitting.append((spec, convert_file(spec, spec.chain(), path)))
+        except ConvertError as error:
+            if "does not fit" not in str(error):
+                raise
+            reasons[spec.name] = str(error)
+    if len(fitting) == 1:
+        return fitting[0]
+    names = listing(s.name for s, _ in fitting)
+    if fitting:
+        raise ConvertError(f"{path.name} fits {names}: say which with --backbone NAME")
+    # The network with the shortest complaint is the likeliest meant one.
+    nearest = min(reasons, key=lambda n: len(reasons[n]))
+    raise ConvertError(f"{path.name} fits no network of the zoo; nearest {nearest}: "
+                       f"{reasons[nearest]}")  # fmt: skip
+
+
+def report(spec: Spec, weights: Weights) -> str:
+    """The certificate as text."""
+    c = weights.certificate
+    lines = [
+        f"{spec.name}: {c['parameters']:,} parameters from {weights.source}",
+        f"sha256 {weights.sha256}",
+        f"certificate ({c['method']}): {c['statement']}",
+    ]
+    lines += [f"note: {n}" for n in weights.notes]
+    if c["endpoints"]:
+        width = max(map(len, c["endpoints"]))
+        lines.append(f"{'endpoint':<{width}}  max abs   max rel")
+        for name, e in c["endpoints"].items():
+            lines.append(f"{name:<{width}}  {e['max_abs']:.2e}  {e['max_rel']:.2e}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("tlflax.convert", description=__doc__.split("\n")[0])
+    parser.add_argument("source", help="weight file (.h5, .safetensors)")
+    parser.add_argument("dest", help="file to write, ending in .safetensors")
+    parser.add_argument("--backbone", help="zoo name; recognised if only one fits")
+    parser.add_argument("--reference", help=".npz with stored outputs to compare with")
+    parser.add_argument("--verify", action="store_true", help="compare with keras.applications")
+    args = parser.parse_args(argv[1:])
+    source, dest = Path(args.source).expanduser(), Path(args.dest).expanduser()
+    if dest.suffix != ".safetensors":
+        raise ConvertError(f"the destination must end in .safetensors, got {dest.name}")
+    if args.backbone:
+        spec = get(args.backbone)
+        weights = convert_file(spec, spec.chain(), source)
+    else:
+        spec, weights = recognise(source)
+    from tlflax.convert import certificate
+
+    chain, found = spec.chain(), weights.certificate
+    if args.reference:
+        reference = Path(args.reference)
+        found = certificate.against_reference(chain, weights.variables, found, reference)
+    if args.verify:
+        found = certificate.against_keras(spec, chain, weights.variables, found, source)
+    weights = dataclasses.replace(weights, certificate=found)
+    save_weights(dest, spec, weights)
+    print(report(spec, weights))
+    print(f"written: {dest}")
+
+
+if __name__ == "__main__":
+    run_command(main)

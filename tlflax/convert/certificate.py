@@ -1,0 +1,166 @@
+"""Certificates: what a conversion was compared with, and how far it was off.
+
+``method`` is ``layout`` (every array placed, shapes and counts equal, numbers finite: no outputs
+were compared), ``reference`` (outputs stored in a file) or ``keras`` (the live framework).
+"""
+
+import datetime
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlflax import tree
+from tlflax.errors import ConvertError, listing
+from tlflax.versions import versions_of
+
+if TYPE_CHECKING:
+    from tlflax.backbones.chain import Chain
+    from tlflax.backbones.spec import Spec
+
+
+def layout_certificate(variables: Mapping, arrays: int, dropped: list[str]) -> dict[str, Any]:
+    """What total loading alone proves."""
+    flat = tree.flatten(variables)
+    return {
+        "method": "layout",
+        "statement": (
+            f"all {arrays - len(dropped)} arrays placed, all {len(flat)} leaves filled, shapes "
+            "equal, numbers finite; outputs not compared"
+        ),
+        "parameters": tree.count(flat),
+        "left_out": dropped,
+        "endpoints": {},
+        "date": datetime.date.today().isoformat(),
+        "versions": versions_of("tlflax", "jax", "flax"),
+    }
+
+
+def _outputs(chain: "Chain", variables: Mapping, images: np.ndarray) -> dict[str, np.ndarray]:
+    import jax
+
+    def run(v, x):
+        record: dict = {}
+        chain.apply(v, x, record=record)
+        return record
+
+    # Whatever the device, the comparison is in full float32.
+    with jax.default_matmul_precision("float32"):
+        return {k: np.asarray(v) for k, v in jax.jit(run)(variables, images).items()}
+
+
+def compare(
+    found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], order: list[str]
+) -> dict[str, dict[str, float]]:
+    """Per endpoint: largest absolute error, and relative to the reference's largest value.
+
+    A reference of shape ``[N, C]`` for a map ``[N, H, W, C]`` is its mean over the map.
+    """
+    errors = {}
+    for name in order:
+        if name not in reference or name not in found:
+            continue
+        a, b = found[name], np.asarray(reference[name])
+        if a.ndim == 4 and b.ndim == 2:
+            a = a.mean(axis=(1, 2))
+        if a.shape != b.shape:
+            raise ConvertError(f"reference of {name} is {b.shape}, the network gives {a.shape}")
+        worst = float(np.abs(a - b).max())
+        errors[name] = {"max_abs": worst, "max_rel": worst / max(float(np.abs(b).max()), 1e-30)}
+    return errors
+
+
+def _certificate(base, method, statement, errors, tolerance, versions) -> dict[str, Any]:
+    wrong = [n for n, e in errors.items() if not e["max_rel"] <= tolerance]
+    if wrong:
+        raise ConvertError(
+            f"the converted network differs from its {method} first at {wrong[0]}: relative error "
+            f"{errors[wrong[0]]['max_rel']:.2g}, allowed {tolerance:g}"
+        )
+    return base | {
+        "method": method,
+        "statement": statement,
+        "endpoints": errors,
+        "first_diverging": None,
+        "tolerance": tolerance,
+        "versions": base["versions"] | versions,
+    }
+
+
+def against_reference(
+    chain: "Chain", variables: Mapping, base: dict[str, Any], path: Path, tolerance: float = 1e-4
+) -> dict[str, Any]:
+    """Compares with outputs stored as ``.npz``: ``x`` (uint8 RGB images) and arrays by layer name.
+
+    1e-4 relative: the stored outputs come from another framework's float32 kernels.
+
+    Raises:
+      ConvertError: no usable reference, or the first endpoint beyond the tolerance.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            reference = {k: file[k] for k in file.files}
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"cannot read reference {path}: {error}") from error
+    if "x" not in reference:
+        raise ConvertError(f"reference {path} has no array 'x' with the input images")
+    found = _outputs(chain, variables, reference["x"])
+    errors = compare(found, reference, list(found))
+    if not errors:
+        raise ConvertError(
+            f"reference {path} names no layer of this network: it has {listing(reference)}"
+        )
+    statement = f"{len(errors)} endpoints compared with {path.name}"
+    return _certificate(base, "reference", statement, errors, tolerance, {})
+
+
+def against_keras(
+    spec: "Spec", chain: "Chain", variables: Mapping, base: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    """Compares every endpoint with `keras.applications` on JAX, given the same weight file.
+
+    1e-5 relative: both sides run the same XLA kernels, only in another order.
+
+    Raises:
+      ConvertError: Keras is missing or an endpoint is beyond the tolerance.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError as error:
+        raise ConvertError("--verify needs Keras: pip install keras") from error
+    size = max(spec.min_size, 96)
+    model = keras_application(spec, size)
+    model.load_weights(path)
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+    reference = keras_outputs(model, spec, images)
+    errors = compare(_outputs(chain, variables, images), reference, list(reference))
+    statement = f"{len(errors)} layers compared with keras.applications on a random image pair"
+    versions = {"keras": keras.__version__, "keras_backend": keras.backend.backend()}
+    return _certificate(base, "keras", statement, errors, 1e-5, versions)
+
+
+def keras_application(spec: "Spec", size: int):
+    """The Keras application that a spec mirrors, without top and with random weights."""
+    import keras
+
+    shape = {"include_top": False, "weights": None, "input_shape": (size, size, 3)}
+    if spec.name in ("vgg16", "vgg19"):
+        return getattr(keras.applications, spec.name.upper())(**shape)
+    if spec.name.startswith("mobilenet_v2_"):
+        return keras.applications.MobileNetV2(alpha=spec.options["width"], **shape)
+    raise ConvertError(f"keras.applications has no {spec.name}")
+
+
+def keras_outputs(model, spec: "Spec", images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every layer's output of a Keras application, with Keras' own preprocessing."""
+    import keras
+
+    package = "mobilenet_v2" if spec.name.startswith("mobilenet_v2") else spec.name
+    prepare = getattr(keras.applications, package).preprocess_input
+    layers = [layer for layer in model.layers if layer.__class__.__name__ != "InputLayer"]
+    every = keras.Model(model.input, {layer.name: layer.output for layer in layers})
+    outputs = every.predict(prepare(images.astype("float32")), verbose=0)
+    return {name: np.asarray(value) for name, value in outputs.items()}

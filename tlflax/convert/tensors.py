@@ -1,0 +1,69 @@
+"""safetensors files of ours: variables by slash-joined path, facts as JSON in the metadata."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlflax import tree
+from tlflax.atomic import replacing
+from tlflax.errors import ConvertError
+
+
+def save_variables(path: Path, variables: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Writes ``{"params": ..., "batch_stats": ...}`` atomically.
+
+    Args:
+      path: destination; its folder is made.
+      variables: nested dicts of arrays.
+      facts: JSON-able; each value becomes one metadata entry.
+    """
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {p: np.ascontiguousarray(a) for p, a in tree.flatten(variables).items()}
+    metadata = {"format": "tlflax"} | {k: json.dumps(v) for k, v in facts.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata=metadata)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Reads the metadata alone.
+
+    Raises:
+      ConvertError: not a safetensors file, or not one of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ConvertError(
+            f"cannot read {path} as safetensors: {error}. It may be truncated: copy it again"
+        ) from error
+    if metadata.get("format") != "tlflax":
+        raise ConvertError(
+            f"{path} is a safetensors file of another program; convert the original weight file "
+            "with `python -m tlflax.convert`"
+        )
+    return {k: json.loads(v) for k, v in metadata.items() if k != "format"}
+
+
+def load_variables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads variables and facts.
+
+    Raises:
+      ConvertError: see `read_facts`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    facts = read_facts(path)
+    try:
+        arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConvertError(f"cannot read {path} as safetensors: {error}") from error
+    return tree.unflatten({k: v.astype(np.float32) for k, v in arrays.items()}), facts

@@ -1,0 +1,227 @@
+"""From a source string to three checked splits: the one entry point for data."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tlflax.data import catalogue, digits, folder
+from tlflax.data import splits as cutting
+from tlflax.data.listing import Listing, Split
+from tlflax.data.manifest import Manifest, check
+from tlflax.errors import ConfigError, DataError, listing, suggest
+
+__all__ = ["Dataset", "Split", "load_dataset"]
+
+_SCHEMES = ("folder:PATH", "tfds:NAME[/CONFIG]", "digits")
+_DEFAULT_SPLITS = {"val": 0.2, "test": 0.2}
+# The test cut does not follow the run's seed: several seeds are tested on the same images.
+_TEST_SEED = 0
+# Below this, one image is worth more than a percent of accuracy.
+_SMALL_TEST = 100
+
+
+@dataclass
+class Dataset:
+    """Training, validation and test images of one source.
+
+    Attributes:
+        source: the source string.
+        class_names: names in label order.
+        train: training images.
+        val: validation images: choose by them as often as you like.
+        test: test images: read once, at the end.
+        warnings: what a user should know, one line each.
+        skipped: images left out, dicts with 'file' and 'reason'.
+        made: how each split came to be.
+    """
+
+    source: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    warnings: list[str] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over class names and every (split, label, content hash): names no files."""
+        h = hashlib.sha256("/".join(self.class_names).encode())
+        for split in (self.train, self.val, self.test):
+            lines = zip(split.labels.tolist(), split.hashes, strict=True)
+            h.update("".join(f"\n{split.name} {y} {c}" for y, c in sorted(lines)).encode())
+        return h.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what a report says about the data; JSON-able."""
+        counts = {}
+        for split in (self.train, self.val, self.test):
+            per_class = np.bincount(split.labels, minlength=len(self.class_names)).tolist()
+            counts[split.name] = {
+                "total": len(split),
+                "per_class": dict(zip(self.class_names, per_class, strict=True)),
+            }
+        return {
+            "source": self.source,
+            "classes": list(self.class_names),
+            "counts": counts,
+            "splits": dict(self.made),
+            "skipped": list(self.skipped),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def load_dataset(
+    source: str,
+    *,
+    classes: Sequence[str] = (),
+    per_class: int = 0,
+    splits: Mapping[str, float | int] | None = None,
+    seed: int = 0,
+    on_bad_image: str = "error",
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Dataset:
+    """Lists, checks and splits the images of a source. No image is copied.
+
+    Args:
+        source: 'folder:PATH', 'tfds:NAME[/CONFIG]' or 'digits'.
+        classes: class names to keep; empty keeps all.
+        per_class: training images per class; 0 keeps all.
+        splits: what to cut from the training images where the source has no such split: a
+            fraction of them or a number of images. Default: a fifth each for val and test.
+        seed: decides which images become validation and, with `per_class`, training images.
+        on_bad_image: 'error', or 'skip' to leave out (and record) what cannot be decoded.
+        data_dir: where catalogue datasets lie; default $TFDS_DATA_DIR or
+            ~/tensorflow_datasets.
+        cache_dir: where the manifest and digits are kept; default $TLFLAX_CACHE or
+            ~/.cache/tlflax.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        DataError: the images cannot be used as they are.
+    """
+    amounts = _amounts(splits)
+    if isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 0:
+        raise ConfigError(f"per_class must be a whole number >= 0, not {per_class!r}")
+    if isinstance(classes, str):
+        raise ConfigError(f"classes must be a tuple of names, not the string '{classes}'")
+    offered, manifest = _open(source, data_dir, cache_dir)
+    offered = offered.restrict(classes)
+    try:
+        given, skipped = check(offered.splits, manifest, on_bad_image)
+    finally:
+        unsaved = manifest.save()
+    warnings = list(offered.warnings) + ([unsaved] if unsaved else [])
+    if skipped:
+        warnings.append(
+            f"{len(skipped)} images were left out (on_bad_image=skip), e.g. "
+            f"{skipped[0]['file']}: {skipped[0]['reason']}"
+        )
+    parts, made = _cut(given, len(offered.class_names), amounts, seed, offered, warnings)
+    if per_class:
+        parts["train"] = _limit(parts["train"], per_class, seed, offered.class_names, warnings)
+        made["train"] += f"; {per_class} per class (by content hash, seed {seed})"
+    if len(parts["test"]) < _SMALL_TEST:
+        warnings.append(
+            f"the test split has only {len(parts['test'])} images: its accuracy is uncertain by "
+            "several percent (see the interval)"
+        )
+    return Dataset(
+        source, offered.class_names, parts["train"], parts["val"], parts["test"],
+        warnings, skipped, made,
+    )  # fmt: skip
+
+
+def _open(source, data_dir, cache_dir) -> tuple[Listing, Manifest]:
+    scheme, _, rest = str(source).partition(":")
+    if scheme == "folder" and rest:
+        offered = folder.list_folder(rest)
+        return offered, Manifest(offered.root, cache_dir)
+    if scheme == "tfds" and rest:
+        return catalogue.list_catalogue(rest, data_dir, cache_dir)
+    if scheme == "digits" and not rest:
+        return catalogue.list_directory(digits.prepare(cache_dir), "digits", cache_dir)
+    hint = suggest(scheme, ("folder", "tfds", "digits"))
+    raise ConfigError(f"data '{source}' is not one of {listing(_SCHEMES)}{hint}")
+
+
+def _amounts(splits: Mapping[str, float | int] | None) -> dict[str, float | int]:
+    amounts = {**_DEFAULT_SPLITS, **dict(splits or {})}
+    for name, amount in amounts.items():
+        if name not in _DEFAULT_SPLITS:
+            raise ConfigError(
+                f"data_splits: '{name}' is not val or test{suggest(name, _DEFAULT_SPLITS)}"
+            )
+        cutting.check_amount(name, amount)
+    return amounts
+
+
+def _cut(given, classes, amounts, seed, offered, warnings):
+    """Fills in the missing splits; returns the three splits and how each was made."""
+    train = given["train"]
+    made = {name: "given" for name in given}
+    pool = np.bincount(train.labels, minlength=classes)
+    fractions = [amounts[n] for n in ("val", "test") if n not in given]
+    if all(isinstance(f, float) for f in fractions) and sum(fractions) >= 1:
+        raise ConfigError(f"data_splits: {dict(amounts)} leaves nothing to train on")
+    if not pool.all():
+        empty = listing(offered.class_names[i] for i in np.flatnonzero(pool == 0))
+        raise DataError(f"no usable training images of class {empty}")
+    parts = dict(given)
+    for name, cut_seed in (("test", _TEST_SEED), ("val", seed)):
+        if name in given:
+            continue
+        counts = np.bincount(train.labels, minlength=classes)
+        amount = amounts[name]
+        wanted = cutting.targets(counts, amount, name, pool)
+        stay, out = cutting.cut(train.hashes, train.labels, wanted, cut_seed)
+        parts[name], train = train.subset(out, name), train.subset(stay)
+        made[name] = (
+            f"{amount} cut from the training images, stratified, by content hash, seed {cut_seed}"
+        )
+        lacking = np.flatnonzero(np.bincount(parts[name].labels, minlength=classes) == 0)
+        if lacking.size:
+            names = listing(offered.class_names[i] for i in lacking)
+            warnings.append(f"{name} has no images of {names}: too few different images")
+        if not len(parts[name]):
+            raise DataError(f"{name}: no image can be cut from {pool.sum()} training images")
+    parts["train"] = train
+    _warn_of_copies(given, warnings)
+    return parts, made
+
+
+def _warn_of_copies(given: dict[str, Split], warnings: list[str]) -> None:
+    names = [n for n in ("train", "val", "test") if n in given]
+    for a, first in enumerate(names):
+        for second in names[a + 1 :]:
+            pairs = cutting.shared(given[first].hashes, given[second].hashes)
+            if pairs:
+                i, j = pairs[0]
+                warnings.append(
+                    f"{len(pairs)} {second} images are byte for byte in {first} too (e.g. "
+                    f"{given[second].files[j]} = {given[first].files[i]}): {second} numbers are "
+                    "too good by that much"
+                )
+    for name in names:
+        split = given[name]
+        mixed = cutting.ambiguous(split.hashes, split.labels)
+        if mixed:
+            pair = [f for f, h in zip(split.files, split.hashes, strict=True) if h == min(mixed)]
+            warnings.append(
+                f"{len(mixed)} images of {name} occur under more than one label "
+                f"(e.g. {listing(pair, 3)})"
+            )
+
+
+def _limit(split: Split, per_class: int, seed: int, class_names, warnings) -> Split:
+    counts = np.bincount(split.labels, minlength=len(class_names))
+    short = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < per_class)]
+    if short:
+        warnings.append(f"per_class={per_class}: fewer training images in {listing(short)}")
+    return split.subset(cutting.limit_per_class(split.hashes, split.labels, per_class, seed))

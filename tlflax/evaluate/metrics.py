@@ -1,0 +1,165 @@
+"""Predictions of one split and the numbers that summarise them."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlflax.atomic import replacing
+from tlflax.evaluate.statistics import wilson
+
+UNKNOWN = -1
+"""Label of an image whose class is not known."""
+
+SMALLEST_PROBABILITY = 1e-12
+"""Floor under the logarithm: one wrong image with probability 0 costs 27.6, not infinity."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a classifier said about N images, K classes.
+
+    Attributes:
+      files: N file names, as the user knows them.
+      labels: int32 [N], the true class or -1 where it is unknown.
+      probabilities: float32 [N, K], rows sum to one.
+    """
+
+    files: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "files", [str(f) for f in self.files])
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
+        object.__setattr__(self, "probabilities", np.asarray(self.probabilities, np.float32))
+        n = len(self.files)
+        shape = self.probabilities.shape
+        if self.labels.shape != (n,) or len(shape) != 2 or shape[0] != n or shape[1] == 0:
+            raise ValueError(
+                f"Predictions: {n} files need labels [{n}] and probabilities [{n}, K], "
+                f"got {self.labels.shape} and {shape}"
+            )
+        if n and not UNKNOWN <= self.labels.min() <= self.labels.max() < shape[1]:
+            raise ValueError(
+                f"Predictions: labels must be -1 or a class in 0..{shape[1] - 1}, "
+                f"got {self.labels.min()}..{self.labels.max()}"
+            )
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class, int32 [N]."""
+        return self.probabilities.argmax(axis=1).astype(np.int32)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class, float32 [N]."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the predicted class is the true one, bool [N]; False where it is unknown."""
+        return self.predicted == self.labels
+
+
+def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
+    """Computes the numbers of ``report.json`` for one split.
+
+    Images of unknown class are left out. What is not defined (the recall of a class without
+    images, the precision of a class that was never predicted, everything of an empty split) is
+    NaN, which ``report.json`` shows as null. The loss is the mean negative log likelihood in nats
+    with probabilities clipped below at 1e-12.
+
+    Args:
+      p: predictions over K classes.
+      class_names: K names.
+
+    Returns:
+      ``{"accuracy", "accuracy_ci95": [lo, hi], "n", "loss", "per_class": {name: {"precision",
+      "recall", "recall_ci95", "f1", "n"}}, "confusion": [[int]]}`` with rows of the confusion
+      matrix for the true classes; plain Python numbers throughout.
+
+    Raises:
+      ValueError: if the number of names is not K, or a name occurs twice.
+    """
+    # sklearn.metrics takes a second to import; predicting should not wait for it.
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    names = [str(name) for name in class_names]
+    classes = range(p.probabilities.shape[1])
+    if len(names) != len(classes) or len(set(names)) != len(names):
+        raise ValueError(f"summarise: need {len(classes)} different class names, got {names}")
+
+    known = p.labels != UNKNOWN
+    labels, predicted = p.labels[known], p.predicted[known]
+    n, right = int(known.sum()), int(p.correct.sum())
+    if n:
+        likelihood = p.probabilities[known, labels].astype(np.float64)
+        loss = float(-np.log(np.maximum(likelihood, SMALLEST_PROBABILITY)).mean())
+        matrix = confusion_matrix(labels, predicted, labels=classes)
+        scores = precision_recall_fscore_support(
+            labels, predicted, labels=classes, zero_division=np.nan
+        )
+    else:  # scikit-learn refuses empty input
+        loss = float("nan")
+        matrix = np.zeros((len(classes), len(classes)), int)
+        scores = (*np.full((3, len(classes)), np.nan), np.zeros(len(classes), int))
+    return {
+        "accuracy": right / n if n else float("nan"),
+        "accuracy_ci95": list(wilson(right, n)),
+        "n": n,
+        "loss": loss,
+        "per_class": {
+            name: {
+                "precision": float(precision),
+                "recall": float(recall),
+                "recall_ci95": list(wilson(int(matrix[i, i]), int(count))),
+                "f1": float(f1),
+                "n": int(count),
+            }
+            for i, (name, precision, recall, f1, count) in enumerate(
+                zip(names, *scores, strict=True)
+            )
+        },
+        "confusion": matrix.tolist(),
+    }
+
+
+def write_predictions(path: str | os.PathLike, p: Predictions, class_names: Sequence[str]) -> None:
+    """Writes ``file,label,predicted,probability,correct``, one line per image.
+
+    Label and correct are empty where the class is unknown; correct is 1 or 0 otherwise.
+
+    Args:
+      path: the CSV file; replaced atomically.
+      p: predictions over K classes.
+      class_names: K names.
+    """
+    with (
+        replacing(path) as temporary,
+        open(
+            # File names that are not valid UTF-8 survive the round trip.
+            temporary,
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as out,
+    ):
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["file", "label", "predicted", "probability", "correct"])
+        rows = zip(p.files, p.labels, p.predicted, p.confidence, p.correct, strict=True)
+        for file, label, predicted, confidence, correct in rows:
+            known = label != UNKNOWN
+            writer.writerow(
+                [
+                    file,
+                    class_names[label] if known else "",
+                    class_names[predicted],
+                    f"{confidence:.6f}",
+                    int(correct) if known else "",
+                ]
+            )

@@ -1,0 +1,1 @@
+"""What is computed once because everything below it is frozen."""

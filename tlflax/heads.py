@@ -1,0 +1,60 @@
+"""The classifier head that is put on a cut backbone."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlflax.errors import ConfigError, suggest
+
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "elu": nn.elu,
+    "tanh": nn.tanh,
+}
+POOLS = ("gap", "flatten")
+
+
+def check_head(pool: str, activation: str, dropout: float) -> None:
+    """Raises `ConfigError` where a head option has no meaning."""
+    if pool not in POOLS:
+        raise ConfigError(f"unknown head {pool!r}{suggest(pool, POOLS)} (gap or flatten)")
+    if activation not in ACTIVATIONS:
+        hint = suggest(activation, ACTIVATIONS)
+        raise ConfigError(
+            f"unknown activation {activation!r}{hint} (one of {', '.join(ACTIVATIONS)})"
+        )
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout must be in [0, 1), got {dropout:g}")
+
+
+class Head(nn.Module):
+    """Pooling, optional hidden layers, dropout, logits.
+
+    Attributes:
+      classes: number of classes; the output is softmax logits also for two classes.
+      pool: ``gap`` (mean over the map) or ``flatten``.
+      hidden: widths of the hidden layers.
+      dropout: rate, applied before the logits layer.
+      activation: name in `ACTIVATIONS`, after each hidden layer.
+    """
+
+    classes: int
+    pool: str = "gap"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """``[B, H, W, C]`` (or ``[B, C]``) ``-> [B, classes]`` logits, float32."""
+        if x.ndim == 4 and self.pool == "gap":
+            x = x.mean(axis=(1, 2))
+        x = x.reshape(x.shape[0], -1).astype(jnp.float32)
+        for i, width in enumerate(self.hidden):
+            dense = nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"hidden_{i}")
+            x = ACTIVATIONS[self.activation](dense(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        # Zero logits at the start: the first steps do not push noise into the backbone.
+        return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="logits")(x)

@@ -1,0 +1,188 @@
+"""A classifier: a backbone cut at an endpoint, and a head."""
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlflax import tree
+from tlflax.backbones import inventory, table
+from tlflax.backbones.chain import Chain
+from tlflax.backbones.names import resolve_endpoint
+from tlflax.backbones.spec import Spec
+from tlflax.convert.load import take
+from tlflax.convert.store import Weights, load_weights
+from tlflax.errors import ConfigError
+from tlflax.heads import Head, check_head
+from tlflax.policy.policy import Policy, apply_rules
+from tlflax.policy.rules import Anatomy
+from tlflax.policy.stage import Stage
+
+
+class Classifier(nn.Module):
+    """``backbone`` up to ``endpoint``, then ``head``.
+
+    Attributes:
+      backbone: the chain.
+      head: the head.
+      endpoint: layer at which the backbone is cut.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    endpoint: str
+
+    def __call__(self, x: jax.Array, *, start: str | None = None, train: bool = False) -> jax.Array:
+        """Logits ``[B, classes]`` from images, or from the output of block ``start``."""
+        features = self.backbone(x, start=start, stop=self.endpoint, train=train)
+        return self.head(features, train=train)
+
+    def features(self, x: jax.Array, *, stop: str | None = None) -> jax.Array:
+        """Output of ``stop`` (default: the endpoint) with stored BatchNorm statistics."""
+        return self.backbone(x, stop=stop or self.endpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build the classifier again, e.g. from a run directory.
+
+    Attributes:
+      backbone: zoo name.
+      endpoint: where to cut, as the user wrote it or resolved.
+      classes: class names, in label order.
+      image_size: side of the square input in pixels; 0 = the size of the official weights.
+      head: ``gap`` or ``flatten``.
+      hidden: widths of the head's hidden layers.
+      dropout: rate before the logits.
+      activation: of the hidden layers.
+    """
+
+    backbone: str
+    endpoint: str
+    classes: tuple[str, ...]
+    image_size: int
+    head: str = "gap"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    activation: str = "relu"
+
+
+class Model:
+    """A classifier's structure: names, shapes, policies. Holds no parameters.
+
+    Args:
+      architecture: what to build.
+
+    Raises:
+      ConfigError: unknown backbone, endpoint or head option, image too small.
+    """
+
+    def __init__(self, architecture: Architecture):
+        self.spec: Spec = table.get(architecture.backbone)
+        size = architecture.image_size or self.spec.size
+        if size < self.spec.min_size:
+            raise ConfigError(
+                f"image_size {size} is too small for {self.spec.name}: it needs at least "
+                f"{self.spec.min_size} pixels"
+            )
+        check_head(architecture.head, architecture.activation, architecture.dropout)
+        self.chain: Chain = self.spec.chain()
+        self.all_blocks = inventory.describe(self.chain, size)
+        self.endpoint = resolve_endpoint(
+            architecture.endpoint,
+            [b.name for b in self.all_blocks],
+            inventory.layer_to_block(self.all_blocks),
+            self.spec.aliases,
+            self.spec.name,
+        )
+        self.blocks = inventory.describe(self.chain, size, self.endpoint)
+        self.architecture = dataclasses.replace(
+            architecture, backbone=self.spec.name, endpoint=self.endpoint, image_size=size
+        )
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Model":
+        """The same network for other classes; nothing below the head is traced again."""
+        other = copy.copy(self)
+        other.architecture = dataclasses.replace(self.architecture, classes=tuple(classes))
+        for name in ("abstract", "anatomy"):
+            other.__dict__.pop(name, None)
+        return other
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.architecture.classes
+
+    def module(self, live: frozenset[str] = frozenset()) -> Classifier:
+        """The Linen module; ``live`` blocks use batch statistics when training."""
+        a = self.architecture
+        head = Head(len(a.classes), a.head, tuple(a.hidden), a.dropout, a.activation)
+        chain = Chain(self.chain.blocks, self.chain.contract, live)
+        return Classifier(chain, head, self.endpoint)
+
+    @functools.cached_property
+    def abstract(self) -> dict:
+        """Shapes of all variables: ``{"params": {...}, "batch_stats": {...}}``."""
+        size = self.architecture.image_size
+        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+        shapes = jax.eval_shape(self.module().init, jax.random.key(0), images)
+        return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+
+    def init(self, seed: int) -> dict:
+        """Random variables (float32), the same for the same seed."""
+        size = self.architecture.image_size
+        images = jnp.zeros((1, size, size, 3), jnp.uint8)
+        variables = jax.jit(self.module().init)(jax.random.key(seed), images)
+        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    def load(self, variables: Mapping, weights: Weights) -> dict:
+        """Replaces the backbone of ``variables`` by pretrained weights, all of it.
+
+        Raises:
+          ConvertError: the weights do not fit.
+        """
+        target = {c: v["backbone"] for c, v in self.abstract.items() if "backbone" in v}
+        taken = take(weights.variables, target, weights.source)
+        loaded = {c: dict(v) for c, v in variables.items()}
+        for collection, leaves in taken.items():
+            loaded[collection]["backbone"] = jax.tree.map(jnp.asarray, leaves)
+        return loaded
+
+    def pretrained(self, weights: str, weights_dir: str | None = None) -> Weights | None:
+        """Finds and converts weights: ``official``, ``none`` or a path."""
+        if weights == "none":
+            return None
+        return load_weights(self.spec, self.chain, weights, weights_dir)
+
+    @functools.cached_property
+    def anatomy(self) -> Anatomy:
+        """The names that rules can refer to."""
+        names = [b.name for b in self.blocks]
+        above = [b.name for b in self.all_blocks if b.name not in names]
+        return Anatomy(
+            blocks=tuple(names),
+            above=tuple(above),
+            paths=tuple(tree.flatten(self.abstract["params"])),
+            aliases=self.spec.aliases,
+            layers=inventory.layer_to_block(self.blocks),
+            endpoint=self.endpoint,
+        )
+
+    def policy(self, stage: Stage) -> Policy:
+        """Applies a stage's rules.
+
+        Raises:
+          PolicyError: see `tlflax.policy.policy.apply_rules`.
+        """
+        sizes = {
+            c: {p: int(np.prod(v.shape)) for p, v in tree.flatten(self.abstract[c]).items()}
+            for c in ("params", "batch_stats")
+        }
+        return apply_rules(
+            stage.train, self.anatomy, sizes["params"], sizes["batch_stats"], stage.bn
+        )

@@ -1,0 +1,1 @@
+"""Operations written so that they are fast on CPU as well."""

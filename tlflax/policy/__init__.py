@@ -1,0 +1,1 @@
+"""Which parameters train, at which rate, in which BatchNorm mode."""

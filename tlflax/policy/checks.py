@@ -1,0 +1,63 @@
+"""What is legal but almost surely not meant: warnings that name the fix."""
+
+from collections.abc import Sequence
+
+from tlflax.policy.policy import Policy
+from tlflax.policy.stage import Stage
+
+# Below this a batch's own mean and variance are too noisy to normalise with.
+_SMALL_BATCH = 16
+
+
+def check_stages(
+    stages: Sequence[Stage], policies: Sequence[Policy], batch_size: int, pretrained: bool
+) -> list[str]:
+    """Looks for stages that cannot do what their author expects.
+
+    Args:
+      stages: in order.
+      policies: one for each stage.
+      batch_size: images per step.
+      pretrained: whether the backbone starts from pretrained weights.
+
+    Returns:
+      One sentence per finding, each with its fix.
+    """
+    warnings: list[str] = []
+    head_trained = False
+    for i, (stage, policy) in enumerate(zip(stages, policies, strict=True)):
+        rows = {r.block: r for r in policy.rows}
+        backbone = [r for r in policy.rows if r.block != "head" and r.parameters]
+        trained = [r for r in backbone if r.trained]
+        if i and policy.multipliers == policies[i - 1].multipliers:
+            last = stages[i - 1]
+            same = ("lr", "optimizer", "bn", "augment", "schedule", "label_smoothing")
+            if all(getattr(stage, f) == getattr(last, f) for f in same):
+                warnings.append(
+                    f"stage {stage.name!r} trains exactly what {last.name!r} trained, at the same "
+                    "rate: it only adds epochs; change its rules (train=...) or its lr"
+                )
+        fastest = max((r.multiplier for r in trained), default=0.0)
+        if pretrained and trained and not head_trained and fastest >= rows["head"].multiplier > 0:
+            warnings.append(
+                f"stage {stage.name!r} trains {trained[0].block} and above together with a fresh "
+                "head at the same rate: random gradients will damage the pretrained weights; "
+                "train the head alone first or give the blocks a multiplier such as 0.1"
+            )
+        gaps = [r.block for r in backbone if not r.trained]
+        if trained:
+            order = [r.block for r in backbone]
+            gaps = [b for b in gaps if order.index(b) > order.index(trained[0].block)]
+            if gaps:
+                warnings.append(
+                    f"stage {stage.name!r} freezes {gaps[0]} above the trained "
+                    f"{trained[0].block}: gradients still pass through it, nothing is saved"
+                )
+        if policy.live and batch_size < _SMALL_BATCH:
+            warnings.append(
+                f"stage {stage.name!r} uses batch statistics (bn='train') with batches of "
+                f"{batch_size}: too few to normalise with; use bn='stored' or batches of "
+                f"{_SMALL_BATCH} or more"
+            )
+        head_trained = head_trained or rows["head"].trained
+    return warnings

@@ -1,0 +1,138 @@
+"""A stage: which rules, which optimizer, for how long."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from tlflax.errors import ConfigError, suggest
+from tlflax.policy.optimizer import OPTIMIZERS, SCHEDULES
+from tlflax.policy.rules import Rule, parse_rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """When a stage ends early.
+
+    Attributes:
+      patience: evaluations without a better validation result, 0 = never.
+      targets: ``(metric, sign, value)``, e.g. ``("val_accuracy", ">=", 0.98)``.
+    """
+
+    patience: int = 0
+    targets: tuple[tuple[str, str, float], ...] = ()
+
+
+_STOP_METRICS = ("val_accuracy", "val_loss")
+
+
+def parse_stop(stop: object) -> Stop:
+    """Reads ``("patience=5", "val_accuracy>=0.98")``.
+
+    Raises:
+      ConfigError: another form, or a metric that is not measured on the validation images.
+    """
+    entries = (stop,) if isinstance(stop, str) else tuple(stop or ())  # type: ignore[arg-type]
+    patience, targets = 0, []
+    for entry in entries:
+        text = str(entry).replace(" ", "")
+        if match := re.fullmatch(r"patience[=:](\d+)", text):
+            patience = int(match[1])
+        elif match := re.fullmatch(r"(\w+)(>=|<=)([0-9.eE+-]+)", text):
+            if match[1] not in _STOP_METRICS:
+                raise ConfigError(
+                    f"stop rule {entry!r}: stopping looks only at validation metrics "
+                    f"({', '.join(_STOP_METRICS)}), never at training or test ones"
+                    f"{suggest(match[1], _STOP_METRICS)}"
+                )
+            targets.append((match[1], match[2], float(match[3])))
+        else:
+            raise ConfigError(
+                f"stop rule {entry!r} is not understood; write 'patience=5', "
+                "'val_accuracy>=0.98' or 'val_loss<=0.1'"
+            )
+    return Stop(patience, tuple(targets))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+      name: shown everywhere.
+      epochs: passes over the training images; 0 leaves the stage out.
+      train: rules (see `tlflax.policy.rules`); empty trains the head only.
+      lr: peak learning rate of parameters with multiplier 1.
+      optimizer: ``sgd``, ``momentum``, ``rmsprop``, ``adam``, ``adamw`` or ``nadam``.
+      schedule: ``constant``, ``cosine``, ``linear`` (both to zero) or ``one_cycle``.
+      warmup: fraction of the steps in which the rate rises from zero.
+      weight_decay: decoupled, on kernels only; needs ``adamw``, ``sgd`` or ``momentum``.
+      clip: largest global gradient norm over everything trained; 0 = off.
+      label_smoothing: in [0, 1).
+      bn: ``stored`` or ``train``.
+      augment: e.g. ``none``, ``flip_crop``.
+      stop: early stopping.
+    """
+
+    name: str
+    epochs: int
+    train: tuple[Rule, ...] = ()
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    label_smoothing: float = 0.0
+    bn: str = "stored"
+    augment: str = "none"
+    stop: Stop = Stop()
+
+
+def _check(stage: Stage) -> None:
+    where = f"stage {stage.name!r}"
+    choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "bn": ("stored", "train")}
+    for field, valid in choices.items():
+        value = getattr(stage, field)
+        if value not in valid:
+            hint = suggest(str(value), valid)
+            raise ConfigError(f"{where}: unknown {field} {value!r}{hint} (of {', '.join(valid)})")
+    ranges = {
+        "epochs": (0, 1e9), "lr": (0, 1e3), "warmup": (0, 1), "weight_decay": (0, 1e3),
+        "clip": (0, 1e9), "label_smoothing": (0, 0.999),
+    }  # fmt: skip
+    for field, (low, high) in ranges.items():
+        value = getattr(stage, field)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{where}: {field} must be a number, got {value!r}")
+        if not low <= value <= high:
+            raise ConfigError(f"{where}: {field} must be in [{low:g}, {high:g}], got {value:g}")
+    if stage.epochs != int(stage.epochs):
+        raise ConfigError(f"{where}: epochs must be a whole number, got {stage.epochs}")
+    if stage.weight_decay and stage.optimizer not in ("adamw", "sgd", "momentum"):
+        raise ConfigError(f"{where}: weight_decay needs adamw, sgd or momentum")
+
+
+def make_stage(fields: Mapping[str, object]) -> Stage:
+    """Builds and checks a stage from a config's dict.
+
+    Raises:
+      ConfigError: unknown key or a value outside its range.
+      PolicyError: malformed rules.
+    """
+    known = [f.name for f in dataclasses.fields(Stage)]
+    for key in fields:
+        if key not in known:
+            raise ConfigError(
+                f"stage {fields.get('name', '?')!r}: unknown key {key!r}{suggest(key, known)} "
+                f"(keys: {', '.join(known)})"
+            )
+    for key in ("name", "epochs"):
+        if key not in fields:
+            raise ConfigError(f"stage {fields.get('name', '?')!r} has no {key!r}")
+    values = dict(fields)
+    values["train"] = parse_rules(values.get("train"))
+    stop = values.get("stop", ())
+    values["stop"] = stop if isinstance(stop, Stop) else parse_stop(stop)
+    stage = Stage(**values)  # type: ignore[arg-type]
+    _check(stage)
+    return stage

@@ -1,0 +1,187 @@
+"""Predict with a finished run: `python -m tlflax.predict RUN_DIR IMAGE_OR_FOLDER... [--out FILE]`.
+
+Needs the run directory's model.safetensors and nothing else: no dataset, no pretrained weights.
+Images in a folder named like a class count as labelled with it, and the accuracy is printed.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlflax.command import run_command
+from tlflax.errors import ConfigError, ConvertError, DataError, listing
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+class Predictor:
+    """A trained classifier read from a run directory.
+
+    Attributes:
+      classes: class names in label order.
+      facts: metadata of model.safetensors.
+    """
+
+    def __init__(self, path: Path):
+        from tlflax.convert.load import take
+        from tlflax.convert.tensors import load_variables
+        from tlflax.model import Architecture, Model
+        from tlflax.train.step import make_eval_step
+
+        self._variables, self.facts = load_variables(path)
+        if "architecture" not in self.facts:
+            raise ConvertError(f"{path} holds a backbone without head; give a run directory")
+        fields = dict(self.facts["architecture"])
+        fields |= {k: tuple(fields[k]) for k in ("classes", "hidden")}
+        self.model = Model(Architecture(**fields))
+        self.classes: tuple[str, ...] = self.model.classes
+        self._variables.setdefault("batch_stats", {})
+        take(self._variables, self.model.abstract, str(path))
+        self._evaluate = make_eval_step(self.model.module())
+
+    @classmethod
+    def open(cls, run_dir: str | Path) -> "Predictor":
+        """Opens a run directory (or a model.safetensors file).
+
+        Raises:
+          ConfigError: there is no model in it.
+        """
+        path = Path(run_dir)
+        path = path / "model.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist: give the directory of a finished run")
+        return cls(path)
+
+    def predict(self, images: Any, batch_size: int = 32, on_bad_image: str = "error"):
+        """Predicts.
+
+        Args:
+          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          batch_size: images per step.
+          on_bad_image: ``error``, or ``skip`` (noted in ``skipped`` of this object).
+
+        Returns:
+          `tlflax.evaluate.metrics.Predictions`, in the order given.
+
+        Raises:
+          DataError: no image, an unreadable one, or an array of another kind.
+        """
+        from tlflax.data.decode import decode, resize
+        from tlflax.evaluate.metrics import Predictions
+        from tlflax.train.streams import resize_rule
+
+        size, rule = self.model.architecture.image_size, resize_rule(self.model)
+        self.skipped: list[str] = []
+        if isinstance(images, np.ndarray):
+            pixels, files = _checked(images), [str(i) for i in range(len(images))]
+            labels = np.full(len(files), -1, np.int32)
+        else:
+            paths = [images] if isinstance(images, str | Path) else list(images)
+            files, labels = find_images(paths, self.classes)
+            pixels = None
+        kept, rows = [], []
+        for first in range(0, len(files), batch_size):
+            batch = []
+            for i in range(first, min(first + batch_size, len(files))):
+                try:
+                    source = pixels[i] if pixels is not None else decode(_read(files[i]), files[i])
+                except DataError as error:
+                    if on_bad_image != "skip":
+                        raise DataError(f"{error} (--on_bad_image=skip leaves it out)") from error
+                    self.skipped.append(str(error))
+                    continue
+                batch.append(resize(source, size, rule))
+                kept.append(i)
+            if batch:
+                rows.append(self._run(np.stack(batch), batch_size))
+        if not rows:
+            raise DataError("no readable image among the given ones")
+        return Predictions([files[i] for i in kept], labels[kept], np.concatenate(rows))
+
+    def _run(self, batch: np.ndarray, rows: int) -> np.ndarray:
+        # Always the same shape, so that the step is compiled once.
+        padded = np.zeros((rows, *batch.shape[1:]), np.uint8)
+        padded[: len(batch)] = batch
+        log_p = self._evaluate(self._variables, {"image": padded})
+        return np.exp(np.asarray(log_p))[: len(batch)]
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise DataError(f"images must be RGB [N, H, W, 3], got shape {images.shape}")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        raise DataError(
+            f"images must be uint8 in 0..255, got {images.dtype} in {low:g}..{high:g}; the model "
+            "scales them itself, pass the pixels as they are in the file"
+        )
+    return images
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def find_images(
+    paths: Sequence[str | Path], classes: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """Lists image files below ``paths``; the label is the parent folder's, -1 if it is no class.
+
+    Raises:
+      DataError: a path does not exist or nothing is found.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist")
+    if not files:
+        raise DataError(f"no images ({listing(SUFFIXES)}) in {listing(paths)}")
+    names = list(classes)
+    labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
+    return [str(p) for p in files], np.array(labels, np.int32)
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("tlflax.predict", description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", help="directory of a finished run")
+    parser.add_argument("images", nargs="+", help="image files and folders")
+    parser.add_argument("--out", default="predictions.csv", help="CSV to write")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--on_bad_image", choices=("error", "skip"), default="error")
+    args = parser.parse_args(argv[1:])
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch_size must be at least 1, got {args.batch_size}")
+    predictor = Predictor.open(args.run_dir)
+    found = predictor.predict(args.images, args.batch_size, args.on_bad_image)
+    from tlflax.evaluate.metrics import summarise, write_predictions
+
+    write_predictions(Path(args.out), found, predictor.classes)
+    for line in predictor.skipped:
+        print(f"skipped: {line}")
+    for file, row in list(zip(found.files, found.probabilities, strict=True))[:10]:
+        print(f"{file}  {predictor.classes[int(row.argmax())]}  {row.max():.3f}")
+    if len(found.files) > 10:
+        print(f"... {len(found.files) - 10} more")
+    known = found.labels >= 0
+    if known.any():
+        s = summarise(found, predictor.classes)
+        low, high = s["accuracy_ci95"]
+        print(f"accuracy {s['accuracy']:.4f} (95% interval {low:.3f}-{high:.3f}, n={s['n']})")
+    print(f"written: {args.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

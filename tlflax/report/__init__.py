@@ -1,0 +1,1 @@
+"""Plots, report.json and report.html."""

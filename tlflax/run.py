@@ -1,0 +1,218 @@
+"""One experiment from top to bottom. Start reading here."""
+
+import datetime
+import shlex
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlflax import config as configs
+from tlflax.convert.store import Weights
+from tlflax.convert.tensors import save_variables
+from tlflax.data.source import Dataset, load_dataset
+from tlflax.errors import ConfigError
+from tlflax.model import Architecture, Model
+from tlflax.policy.checks import check_stages
+from tlflax.policy.policy import table
+from tlflax.policy.stage import Stage, make_stage
+from tlflax.result import Run, describe_weights, predictions_of, score_of, versions
+from tlflax.train.devices import Placement
+from tlflax.train.interrupt import Guard
+from tlflax.train.loop import Job, Outcome, train
+from tlflax.train.streams import Streams
+
+
+def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
+    """Trains, evaluates and reports what a config says.
+
+    Args:
+      config: ConfigDict or mapping, see `tlflax.config.DEFAULTS`.
+      workdir: run directory; with a checkpoint of the same config in it, the run resumes.
+      command: what was typed, for the report.
+
+    Raises:
+      TlflaxError: something the user must change.
+    """
+    c = configs.resolve(config)
+    stages = read_stages(c["stages"], c["augment"])
+    placeholder = ("0", "1")  # the class names are known only after the data has been read
+    model = Model(
+        Architecture(
+            c["backbone"], c["endpoint"], placeholder, c["image_size"],
+            c["head"], c["hidden"], c["dropout"], c["activation"],
+        )
+    )  # fmt: skip
+    for stage in stages:
+        model.policy(stage)
+    weights = model.pretrained(c["weights"], c["weights_dir"])
+    data = load_dataset(
+        c["data"],
+        classes=c["classes"],
+        per_class=c["per_class"],
+        splits=c["data_splits"],
+        seed=c["seed"],
+        on_bad_image=c["on_bad_image"],
+        data_dir=c["data_dir"] or None,
+    )
+    configs.claim(workdir, c)
+    scratch = scratch_stage(stages, c["baseline_epochs"], c["baseline_lr"])
+    return fit(
+        model.with_classes(data.class_names),
+        data,
+        stages,
+        weights=weights,
+        workdir=workdir,
+        batch_size=c["batch_size"],
+        seed=c["seed"],
+        cache=c["cache"],
+        baseline=scratch if c["baseline"] else None,
+        config=c,
+        command=shlex.join(command),
+    )
+
+
+def read_stages(entries: Sequence[Any], augment: str = "none") -> list[Stage]:
+    """Checks stage dicts; stages of 0 epochs are left out.
+
+    Raises:
+      ConfigError: nothing is left, or two stages share a name.
+    """
+    every = [make_stage({"augment": augment} | dict(entry)) for entry in entries]
+    stages = [s for s in every if s.epochs > 0]
+    if not stages:
+        raise ConfigError("every stage has 0 epochs: nothing would be trained")
+    names = [s.name for s in stages]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two stages are called {max(names, key=names.count)!r}")
+    return stages
+
+
+def scratch_stage(stages: Sequence[Stage], epochs: int = 0, lr: float = 1e-3) -> Stage:
+    """The baseline: the same network from random weights, everything trained."""
+    fields = {
+        "name": "scratch", "epochs": epochs or sum(s.epochs for s in stages), "train": ("all",),
+        "lr": lr, "schedule": "cosine", "warmup": 0.05, "bn": "train",
+        "augment": stages[-1].augment,
+    }  # fmt: skip
+    return make_stage(fields)
+
+
+def fit(
+    model: Model,
+    data: Dataset,
+    stages: Sequence[Stage],
+    *,
+    weights: Weights | None,
+    workdir: Path | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    cache: str = "auto",
+    baseline: Stage | None = None,
+    config: dict[str, Any] | None = None,
+    command: str = "",
+) -> Run:
+    """Trains the stages, evaluates the best checkpoint once on the test split, writes the report.
+
+    Args:
+      model: structure, with the data's class names.
+      data: splits.
+      stages: in order.
+      weights: pretrained backbone, or ``None`` for random values.
+      workdir: run directory; a new temporary one by default.
+      batch_size: images per step.
+      seed: of initial values, order, augmentation, dropout.
+      cache: ``auto`` or ``off``.
+      baseline: stage that trains the same network from scratch for comparison.
+      config: recorded in the report.
+      command: recorded in the report.
+    """
+    if (workdir or Path()).joinpath("report.json").is_file() and workdir is not None:
+        print(f"{workdir} is complete: see {workdir / 'report.html'}")
+        return Run.open(workdir)
+    began = time.monotonic()
+    workdir = workdir or Path(tempfile.mkdtemp(prefix="tlflax-"))
+    placement = Placement()
+    policies = [model.policy(stage) for stage in stages]
+    notes = [*data.warnings, *(weights.notes if weights else ())]
+    notes += check_stages(stages, policies, batch_size, weights is not None)
+    for stage, policy in zip(stages, policies, strict=True):
+        print(f"\nstage {stage.name}: {stage.epochs} epochs, {stage.optimizer}, lr {stage.lr:g}")
+        print(table(policy, stage.lr))
+    for note in notes:
+        print(f"warning: {note}")
+
+    def job(folder: Path, stages: Sequence[Stage], variables: dict[str, Any]) -> Outcome:
+        streams = Streams(model, data.train, data.val, placement, batch_size, cache)
+        chosen = [model.policy(stage) for stage in stages]
+        return train(
+            Job(model, variables, stages, chosen, streams, folder, batch_size, seed, placement, guard)
+        )
+
+    with Guard() as guard:
+        # Init, then load, then (inside train) the optimizer: the only place with this order.
+        start = model.init(seed)
+        start = model.load(start, weights) if weights else start
+        tuned = job(workdir, stages, start)
+        save_model(workdir, model, tuned, weights, seed)
+        scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None
+        finals = {"tuned": tuned, "scratch": scratch}
+        finals = {k: v.variables for k, v in finals.items() if v is not None}
+        validated = predictions_of(model, finals, data.val, placement, batch_size)
+        # The only place where the test split is read.
+        tested = predictions_of(model, finals, data.test, placement, batch_size)
+    report: dict[str, Any] = {
+        "test": score_of(tested, "tuned", model.classes),
+        "validation": score_of(validated, "tuned", model.classes),
+        "baseline": None,
+        "stages": tuned.stages,
+        "backbone": model.spec.name,
+        "endpoint": model.endpoint,
+        "weights": describe_weights(weights),
+        "data": data.summary(),
+        "seed": seed,
+        "versions": versions(),
+        "warnings": notes,
+        "seconds": round(time.monotonic() - began, 2),
+        "best_step": tuned.best["step"],
+        "command": command,
+        "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "device": str(jax.devices()[0].device_kind),
+    }
+    if scratch is not None:
+        report["baseline"] = {
+            "test": score_of(tested, "scratch", model.classes),
+            "validation": score_of(validated, "scratch", model.classes),
+            "stages": scratch.stages,
+            "epochs": scratch.stages[0]["epochs"],
+        }
+    shown = tested or validated
+    result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
+    result.write(data.test if tested else data.val, config or {}, model.classes)
+    print(result.headline())
+    return result
+
+
+def save_model(
+    workdir: Path, model: Model, outcome: Outcome, weights: Weights | None, seed: int
+) -> None:
+    """Writes ``model.safetensors``: all that `predict` needs."""
+    a = model.architecture
+    facts = {
+        "backbone": model.spec.name,
+        "architecture": {k: getattr(a, k) for k in a.__dataclass_fields__},
+        "contract": model.spec.contract.__dict__,
+        "weights": describe_weights(weights),
+        "best": outcome.best,
+        "seed": seed,
+        "versions": versions(),
+    }
+    save_variables(workdir / "model.safetensors", _float32(outcome.variables), facts)
+
+
+def _float32(variables: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), variables)

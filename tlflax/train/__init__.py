@@ -1,0 +1,1 @@
+"""State, jitted steps, the loop, checkpoints."""

@@ -1,0 +1,74 @@
+"""List the backbones: `python -m tlflax.zoo [NAME] [--size N]`.
+
+Without NAME: the table (needs no jax, answers at once). With NAME: its endpoints with shapes,
+strides, parameters and the layers inside.
+"""
+
+import argparse
+
+from tlflax.backbones.names import group
+from tlflax.backbones.table import ZOO, get
+from tlflax.command import run_command
+from tlflax.errors import ConfigError
+
+
+def summary() -> str:
+    """The table of all networks."""
+    lines = [f"{'name':<18} {'parameters':>11} {'size':>5} {'top-1':>6}  weights"]
+    for s in ZOO.values():
+        top1 = f"{s.top1:.1f}" if s.top1 else "-"
+        count = f"{s.parameters:,}" if s.parameters else "-"
+        weights = s.source.file_name if s.source else f"in the package: {s.packaged}"
+        lines.append(f"{s.name:<18} {count:>11} {s.size:>5} {top1:>6}  {weights}")
+    return "\n".join(lines)
+
+
+def details(name: str, size: int | None) -> str:
+    """Endpoints of one network."""
+    from tlflax.backbones.inventory import describe
+
+    spec = get(name)
+    size = size or spec.size
+    if size < spec.min_size:
+        raise ConfigError(f"--size {size} is below the smallest size of {name}, {spec.min_size}")
+    blocks = describe(spec.chain(), size)
+    names = [b.name for b in blocks]
+    short: dict[str, list[str]] = {}
+    for block in names:
+        # The shortest group prefix that means this block alone.
+        parts = block.split("_")
+        prefixes = ["_".join(parts[:i]) for i in range(1, len(parts))]
+        short[block] = [p for p in prefixes if group(p, names) == [block]][:1]
+    for alias, block in spec.aliases.items():
+        short[block].append(alias)
+    width = max(map(len, names)) + 2
+    lines = [
+        f"{spec.name}: {sum(b.parameters + b.statistics for b in blocks):,} parameters, "
+        f"weights trained at {spec.size} px, at least {spec.min_size} px",
+        f"input: {spec.contract.sentence()}",
+        f"weights: {spec.source.url if spec.source else 'in the package'} ({spec.licence})",
+        "",
+        f"{'endpoint':<{width}}{'shape at ' + str(size):<16}{'stride':>6}{'parameters':>12}  "
+        f"{'also':<16}layers inside",
+    ]
+    for b in blocks:
+        shape = "x".join(map(str, b.shape))
+        inside = ", ".join(layer for layer in b.layers if layer != b.name) or "-"
+        lines.append(
+            f"{b.name:<{width}}{shape:<16}{b.stride:>6}{b.parameters + b.statistics:>12,}  "
+            f"{', '.join(short[b.name]) or '-':<16}{inside}"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("tlflax.zoo", description=__doc__.split("\n")[0])
+    parser.add_argument("name", nargs="?", help="backbone")
+    parser.add_argument("--size", type=int, help="image side in pixels for the shapes")
+    args = parser.parse_args(argv[1:])
+    print(details(args.name, args.size) if args.name else summary())
+
+
+if __name__ == "__main__":
+    run_command(main)
