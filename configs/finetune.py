@@ -1,4 +1,4 @@
-"""Fine-tune any backbone on any images. (work in progress)"""
+"""Fine-tune any backbone on any images."""
 
 from tlflax.config import base
 
@@ -14,9 +14,22 @@ def get_config(arg: str = ""):
         config.tune_lr = 1e-4
     ref = config.get_ref
     config.stages = (
-        {"name": "head", "epochs": ref("head_epochs"), "lr": ref("head_lr"), "schedule": "cosine",
-         "label_smoothing": 0.1},
-        {"name": "tune", "epochs": ref("tune_epochs"), "train": (ref("tune"),), "lr": ref("tune_lr"),
-         "schedule": "cosine", "warmup": 0.1, "label_smoothing": 0.1, "augment": "flip_crop"},
+        {
+            "name": "head",
+            "epochs": ref("head_epochs"),
+            "lr": ref("head_lr"),
+            "schedule": "cosine",
+            "label_smoothing": 0.1,
+        },
+        {
+            "name": "tune",
+            "epochs": ref("tune_epochs"),
+            "train": (ref("tune"),),
+            "lr": ref("tune_lr"),
+            "schedule": "cosine",
+            "warmup": 0.1,
+            "label_smoothing": 0.1,
+            "augment": "flip_crop",
+        },
     )
     return config

@@ -22,7 +22,16 @@ _PUBLIC = {
     "TlflaxError": "tlflax.errors",
 }
 
-__all__ = ["Predictor", "Run", "TlflaxError", "__version__", "classifier", "dataset", "fit", "stage"]
+__all__ = [
+    "Predictor",
+    "Run",
+    "TlflaxError",
+    "__version__",
+    "classifier",
+    "dataset",
+    "fit",
+    "stage",
+]
 
 
 def __getattr__(name: str):

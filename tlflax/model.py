@@ -113,6 +113,10 @@ class Model:
             other.__dict__.pop(name, None)
         return other
 
+    def resized(self, image_size: int) -> "Model":
+        """The same network for another image size."""
+        return Model(dataclasses.replace(self.architecture, image_size=image_size))
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order."""

@@ -112,7 +112,9 @@ class Run:
         kind = "test" if self.results["test"] else "validation"
         s = self.results[kind]
         low, high = s["accuracy_ci95"]
-        text = f"{kind} accuracy {s['accuracy']:.4f} (95% interval {low:.3f}-{high:.3f}, n={s['n']})"
+        text = (
+            f"{kind} accuracy {s['accuracy']:.4f} (95% interval {low:.3f}-{high:.3f}, n={s['n']})"
+        )
         if self.results["baseline"] and self.results["baseline"][kind]:
             text += f"; from scratch {self.results['baseline'][kind]['accuracy']:.4f}"
         return f"{text}\nreport: {self.folder / 'report.html'}"

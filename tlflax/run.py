@@ -131,7 +131,8 @@ def fit(
       config: recorded in the report.
       command: recorded in the report.
     """
-    if (workdir or Path()).joinpath("report.json").is_file() and workdir is not None:
+    # report.html is written last: where it is, nothing is missing.
+    if workdir is not None and (workdir / "report.html").is_file():
         print(f"{workdir} is complete: see {workdir / 'report.html'}")
         return Run.open(workdir)
     began = time.monotonic()
@@ -150,7 +151,18 @@ def fit(
         streams = Streams(model, data.train, data.val, placement, batch_size, cache)
         chosen = [model.policy(stage) for stage in stages]
         return train(
-            Job(model, variables, stages, chosen, streams, folder, batch_size, seed, placement, guard)
+            Job(
+                model,
+                variables,
+                stages,
+                chosen,
+                streams,
+                folder,
+                batch_size,
+                seed,
+                placement,
+                guard,
+            )
         )
 
     with Guard() as guard:

@@ -70,7 +70,7 @@ def test_reads_bytes_labels_and_splits(prepared, tmp_path):
     assert got == want
     image = decode(data.train.read(0), "x")
     assert image.shape == (12, 10, 3)
-    assert data.summary()["splits"] == {"train": "given", "val": "given", "test": "given"}
+    assert data.summary()["splits"] == "train: given; val: given; test: given"
 
 
 def test_second_start_reads_no_record(prepared, tmp_path, monkeypatch):

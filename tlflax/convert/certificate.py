@@ -41,14 +41,19 @@ def layout_certificate(variables: Mapping, arrays: int, dropped: list[str]) -> d
 def _outputs(chain: "Chain", variables: Mapping, images: np.ndarray) -> dict[str, np.ndarray]:
     import jax
 
+    order: list[str] = []
+
     def run(v, x):
         record: dict = {}
         chain.apply(v, x, record=record)
+        order[:] = record
         return record
 
     # Whatever the device, the comparison is in full float32.
     with jax.default_matmul_precision("float32"):
-        return {k: np.asarray(v) for k, v in jax.jit(run)(variables, images).items()}
+        found = jax.jit(run)(variables, images)
+    # jit sorts dicts by key; "first diverging" needs the order of the chain.
+    return {name: np.asarray(found[name]) for name in order}
 
 
 def compare(

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tlflax.data import splits
 from tlflax import folders
+from tlflax.data import splits
 
 _NAME, _VERSION = "digits", "1.0.0"
 # Half of the 1797 images, so that one image is 0.11 % of the test accuracy.

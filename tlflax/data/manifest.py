@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from tlflax import folders
 from tlflax.data.decode import fault

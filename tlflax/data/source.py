@@ -62,15 +62,12 @@ class Dataset:
         counts = {}
         for split in (self.train, self.val, self.test):
             per_class = np.bincount(split.labels, minlength=len(self.class_names)).tolist()
-            counts[split.name] = {
-                "total": len(split),
-                "per_class": dict(zip(self.class_names, per_class, strict=True)),
-            }
+            counts[split.name] = dict(zip(self.class_names, per_class, strict=True))
         return {
             "source": self.source,
-            "classes": list(self.class_names),
+            "class_names": list(self.class_names),
             "counts": counts,
-            "splits": dict(self.made),
+            "splits": "; ".join(f"{name}: {how}" for name, how in self.made.items()),
             "skipped": list(self.skipped),
             "fingerprint": self.fingerprint,
         }

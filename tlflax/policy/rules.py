@@ -83,6 +83,9 @@ def parse_rules(train: object) -> tuple[Rule, ...]:
         raise PolicyError(f"train must be rules such as ('from block5',), got {train!r}")
     rules = []
     for entry in entries:
+        if isinstance(entry, Rule):
+            rules.append(entry)
+            continue
         if isinstance(entry, str):
             rules.append(Rule(entry.strip()))
             continue

@@ -21,7 +21,9 @@ class Placement:
         devices = devices or jax.local_devices()
         self.multiple = len(devices)
         # Auto axes: with jax's default (explicit) ones Linen's Dropout cannot be traced.
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
         self._rows = NamedSharding(mesh, PartitionSpec("data"))
         self._copied = NamedSharding(mesh, PartitionSpec())
 

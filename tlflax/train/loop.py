@@ -6,13 +6,13 @@ killed anywhere then continues with the very step it would have done.
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from tlflax.data.pipeline import prefetch, train_batches
@@ -151,7 +151,12 @@ def _run_stage(
     validate = job.streams.validation(variables, policy)
     began, before, saved_at = time.monotonic(), progress.seconds, time.monotonic()
     first, pending = progress.step, None
-    bar = tqdm(total=total, initial=first, desc=stage.name, unit="step", dynamic_ncols=True)
+    # On a terminal a bar; in a log file one line per evaluation.
+    quiet = not sys.stderr.isatty()
+    bar = tqdm(
+        total=total, initial=first, desc=stage.name, unit="step", dynamic_ncols=True,
+        disable=quiet,
+    )  # fmt: skip
 
     def save(score: float) -> None:
         nonlocal saved_at
@@ -174,9 +179,13 @@ def _run_stage(
                 improved = progress.record(row, len(job.streams.val_labels))
                 progress.finished = progress.should_stop(stage, total)
                 log.write(row)
-                bar.set_postfix_str(
-                    f"val accuracy {row['val_accuracy']:.3f}, loss {row['val_loss']:.3f}"
-                )
+                text = f"val accuracy {row['val_accuracy']:.3f}, loss {row['val_loss']:.3f}"
+                bar.set_postfix_str(text)
+                if quiet:
+                    job.say(
+                        f"{stage.name} epoch {progress.step // per_epoch}/{stage.epochs}: "
+                        f"train loss {row['train_loss']:.3f}, {text}, {row['seconds']:.1f} s"
+                    )
                 if progress.finished:
                     _conclude(job, progress, policy, merge(state, frozen), train_data, per_epoch)
                 late = time.monotonic() - saved_at > _SAVE_SECONDS
@@ -280,8 +289,3 @@ def _conclude(job, progress, policy, variables, train_data, per_epoch) -> None:
             ],
         }
     )
-
-
-def as_numpy(variables: dict[str, Any]) -> dict[str, Any]:
-    """Host copy of variables."""
-    return jax.tree.map(np.asarray, variables)

@@ -43,7 +43,9 @@ def make_train_step(
     live = bool(module.backbone.live)  # type: ignore[attr-defined]
 
     def step(state, frozen, batch):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed[0]), seed[1]), state["step"])
+        key = jax.random.fold_in(
+            jax.random.fold_in(jax.random.key(seed[0]), seed[1]), state["step"]
+        )
         weight = batch["weight"]
 
         def loss_of(trainable):
