@@ -10,6 +10,7 @@ Example:
       --config.data=folder:pets --config.backbone=mobilenet_v2_1.0
 """
 
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def parse(argv: list[str]) -> tuple[object, Path]:
 def _check_config_file(argv: list[str]) -> None:
     """Turns the usual mistakes into one line before ml_collections sees them."""
     named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-    named += [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
+    named += [b for a, b in itertools.pairwise(argv) if a == "--config"]
     if not named:
         raise ConfigError("no --config; start with --config configs/quickstart.py")
     path = Path(named[-1].rsplit(".py:", 1)[0] + ".py" if ".py:" in named[-1] else named[-1])

@@ -122,7 +122,7 @@ def test_skipped_images_are_in_the_summary(tmp_path, load):
     assert sum(sum(c.values()) for c in summary["counts"].values()) == 19
     assert summary["counts"]["train"].keys() == {"a", "b"}
     assert any("left out" in w for w in data.warnings)
-    assert summary["fingerprint"] == data.fingerprint and "val: cut" in summary["splits"]
+    assert summary["fingerprint"] == data.fingerprint and "val: 0.2 cut" in summary["splits"]
 
 
 def test_bad_images_of_other_classes_do_not_matter(tmp_path, load):

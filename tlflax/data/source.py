@@ -67,7 +67,7 @@ class Dataset:
             "source": self.source,
             "class_names": list(self.class_names),
             "counts": counts,
-            "splits": "; ".join(f"{name}: {how}" for name, how in self.made.items()),
+            "splits": "; ".join(f"{s}: {self.made[s]}" for s in counts if s in self.made),
             "skipped": list(self.skipped),
             "fingerprint": self.fingerprint,
         }
