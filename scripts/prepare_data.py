@@ -7,9 +7,10 @@ Needs TensorFlow, which most catalogue datasets use to prepare themselves; train
 result without it. The data goes to DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets, as
 array_record files, which allow random access (tfds' default tfrecord files do not).
 
-What was run: the error paths below, and reading prepared array_record folders back. Not run:
-the downloads themselves (horses_or_humans, cats_vs_dogs, cifar10, food101), because their
-hosts could not be reached from the machine this was written on.
+What was run: the error paths below, and the whole way for horses_or_humans from locally made
+archives in the official layout (tests/test_tf.py). Not run: the downloads themselves
+(horses_or_humans, cats_vs_dogs, cifar10, food101), because their hosts could not be reached
+from the machine this was written on.
 """
 
 import argparse

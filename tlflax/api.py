@@ -152,6 +152,7 @@ def fit(
     workdir: str | Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    select: str = "accuracy",
     cache: str = "auto",
     baseline: bool = False,
 ) -> Run:
@@ -164,6 +165,7 @@ def fit(
       workdir: run directory, new or of the same run; a temporary one by default.
       batch_size: images per step.
       seed: of initial values, order, augmentation, dropout.
+      select: ``accuracy`` or ``loss``: what makes a checkpoint the best on validation.
       cache: ``auto`` keeps the output of the frozen prefix in memory, ``off`` never.
       baseline: also train the same network from scratch.
     """
@@ -180,6 +182,7 @@ def fit(
         "stages": [vars(s) for s in chosen],
         "batch_size": batch_size,
         "seed": seed,
+        "select": select,
         "cache": cache,
         "baseline": baseline,
     }
@@ -194,6 +197,7 @@ def fit(
         workdir=folder,
         batch_size=batch_size,
         seed=seed,
+        select=select,
         cache=cache,
         baseline=runs.scratch_stage(chosen) if baseline else None,
         config=config,

@@ -5,6 +5,7 @@ in the file is an error; keys of a config's own (a number that people will want 
 in `stages` through ``config.get_ref``) are added inside ``with config.unlocked():``.
 """
 
+import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import FieldReference
 
+from tlflax.atomic import replacing
 from tlflax.errors import ConfigError, suggest
 
 DEFAULTS: dict[str, Any] = {
@@ -38,10 +40,25 @@ DEFAULTS: dict[str, Any] = {
     "stages": (),
     "batch_size": 32,
     "seed": 0,
+    "select": "accuracy",  # the best checkpoint on validation: by accuracy, or by "loss"
     "cache": "auto",  # keep the output of the frozen prefix in memory; "off" = never
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
+}
+
+# Smallest values, and what 0 means.
+_LOWEST = {
+    "per_class": (0, " (0 = all)"),
+    "image_size": (0, " (0 = the size of the weights)"),
+    "batch_size": (1, ""),
+    "seed": (0, ""),
+    "baseline_epochs": (0, " (0 = as many as all stages)"),
+}
+_CHOICES = {
+    "select": ("accuracy", "loss"),
+    "cache": ("auto", "off"),
+    "on_bad_image": ("error", "skip"),
 }
 
 
@@ -77,13 +94,35 @@ def resolve(config: Any) -> dict[str, Any]:
     """Config as plain values with every known key present.
 
     Raises:
-      ConfigError: a required key is empty or a stage list is no tuple.
+      ConfigError: a required key is empty, a value is of another type or out of range, or a key
+        is almost the name of a known one.
     """
+    if not isinstance(config, ml_collections.ConfigDict | Mapping):
+        raise ConfigError(
+            f"the config is a {type(config).__name__}; get_config must return "
+            "tlflax.config.base(...)"
+        )
     values = DEFAULTS | plain(config)
+    for key in values:
+        # Configs may have keys of their own, but one letter off is a mistake.
+        if key not in DEFAULTS and difflib.get_close_matches(key, DEFAULTS, 1, 0.85):
+            raise ConfigError(f"unknown config key {key!r}{suggest(key, DEFAULTS)}")
+    for key, default in DEFAULTS.items():
+        values[key] = _typed(key, values[key], default)
+    for key, (lowest, why) in _LOWEST.items():
+        if values[key] < lowest:
+            raise ConfigError(f"{key} must be at least {lowest}, got {values[key]}{why}")
+    for key, choices in _CHOICES.items():
+        if values[key] not in choices:
+            hint = suggest(values[key], choices)
+            raise ConfigError(f"{key} must be {' or '.join(choices)}, got {values[key]!r}{hint}")
+    for width in values["hidden"]:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise ConfigError(f"hidden must be widths such as (256,), got {values['hidden']!r}")
     for key, example in {"data": "folder:pets", "backbone": "mobilenet_v2_1.0"}.items():
         if not values[key]:
             raise ConfigError(f"the config has no {key}; add --config.{key}={example}")
-    if not isinstance(values["stages"], tuple) or not values["stages"]:
+    if not values["stages"] or not all(isinstance(s, Mapping) for s in values["stages"]):
         raise ConfigError("the config has no stages; stages must be a tuple of dicts")
     unknown = [k for k in values["data_splits"] if k not in ("val", "test")]
     if unknown:
@@ -91,15 +130,36 @@ def resolve(config: Any) -> dict[str, Any]:
     return values
 
 
+def _typed(key: str, value: Any, default: Any) -> Any:
+    """The value, if it is of the default's type; numbers with a fraction may be whole."""
+    kind = type(default)
+    fits = isinstance(value, Mapping if kind is dict else kind)
+    if kind is float and isinstance(value, int):
+        value, fits = float(value), True
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        names = {str: "a text", int: "a whole number", float: "a number", bool: "True or False"}
+        wanted = names.get(kind) or ("a dict" if kind is dict else "a tuple")
+        raise ConfigError(f"{key} must be {wanted}, got {value!r}")
+    return value
+
+
+def _started(workdir: Path) -> bool:
+    """Whether a checkpoint has been written (orbax names a finished one after its step)."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
 def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     """Writes ``config.json``, or checks that the folder belongs to this config.
+
+    A folder in which nothing has been trained yet (a start that failed) belongs to nobody.
 
     Raises:
       ConfigError: the folder was made with another config; the message lists the keys.
     """
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and (_started(workdir) or (workdir / "report.json").exists()):
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -115,11 +175,12 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         return
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"--workdir {workdir} is a file")
-    if (workdir / "checkpoints").exists():
+    if _started(workdir):
         raise ConfigError(f"{workdir} has checkpoints but no config.json; use a new --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
 

@@ -13,10 +13,11 @@ Example:
 import itertools
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from tlflax.command import run_command
-from tlflax.errors import ConfigError, suggest
+from tlflax.errors import ConfigError, TlflaxError, suggest
 
 
 def parse(argv: list[str]) -> tuple[object, Path]:
@@ -34,7 +35,7 @@ def parse(argv: list[str]) -> tuple[object, Path]:
     from absl import flags
     from ml_collections import config_flags
 
-    _check_config_file(argv)
+    path = _check_config_file(argv)
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
         "config", None, "Config file.", flag_values=values, sys_argv=argv
@@ -42,10 +43,10 @@ def parse(argv: list[str]) -> tuple[object, Path]:
     workdir = flags.DEFINE_string("workdir", None, "Run directory.", flag_values=values)
     try:
         rest = values(argv)
-    except AttributeError as error:
-        raise _unknown_key(argv, error) from error
-    except (flags.Error, TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"cannot read the flags: {_first_line(error)}") from error
+    except TlflaxError:
+        raise
+    except Exception as error:
+        raise _explain(error, argv, path) from error
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}; flags begin with --")
     if not workdir.value:
@@ -53,7 +54,7 @@ def parse(argv: list[str]) -> tuple[object, Path]:
     return config.value, Path(workdir.value).expanduser()
 
 
-def _check_config_file(argv: list[str]) -> None:
+def _check_config_file(argv: list[str]) -> Path:
     """Turns the usual mistakes into one line before ml_collections sees them."""
     named = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
     named += [b for a, b in itertools.pairwise(argv) if a == "--config"]
@@ -64,21 +65,45 @@ def _check_config_file(argv: list[str]) -> None:
         folder = path.parent if path.parent.is_dir() else Path("configs")
         names = [str(p) for p in sorted(folder.glob("*.py"))]
         raise ConfigError(f"config file {path} does not exist{suggest(str(path), names)}")
+    return path
 
 
-def _unknown_key(argv: list[str], error: AttributeError) -> ConfigError:
+def _explain(error: Exception, argv: list[str], path: Path) -> ConfigError:
+    """What went wrong while the config file ran or the flags were applied to it."""
+    unknown = re.search(r'[Kk]ey "(\w+)" does not exist', str(error))
+    # The last line of the config file on the way to the error, if it was there.
+    steps = traceback.extract_tb(error.__traceback__)
+    lines = [s.lineno for s in steps if Path(s.filename).resolve() == path.resolve()]
+    if isinstance(error, SyntaxError) and Path(error.filename or "").resolve() == path.resolve():
+        return ConfigError(f"{path}, line {error.lineno}: {error.msg}")
+    if lines:
+        found = f"unknown config key {unknown[1]!r}{_hint(unknown[1], error)}" if unknown else None
+        what = f"{type(error).__name__}: {_first_line(error)}"
+        return ConfigError(f"{path}, line {lines[-1]}: {found or what}")
+    if isinstance(error, AttributeError) and "get_config" in str(error):
+        return ConfigError(f"{path} has no function get_config")
+    if any(a.startswith("--config.stages") for a in argv):
+        return ConfigError(
+            "stages cannot be changed from the command line; give the number a name of its own in "
+            "the config file, as configs/finetune.py does with head_lr"
+        )
+    if unknown or isinstance(error, AttributeError | KeyError):
+        keys = [a[9:].split("=", 1)[0] for a in argv if a.startswith("--config.")]
+        key = next((k for k in keys if unknown and unknown[1] in k.split(".")), None)
+        key = key or next(iter(keys), "?")
+        return ConfigError(f"unknown config key {key!r}{_hint(key.split('.')[-1], error)}")
+    return ConfigError(f"cannot read the flags: {_first_line(error)}")
+
+
+def _hint(key: str, error: Exception) -> str:
+    """Nearest keys; ml_collections lists those of the config in its message."""
     from tlflax.config import DEFAULTS
 
-    found = re.search(r"key '?\"?([\w.]+)", str(error)) or re.search(r"'([\w.]+)'", str(error))
-    keys = [a[9:].split("=", 1)[0] for a in argv if a.startswith("--config.")]
-    missing = found[1] if found and any(found[1] in k.split(".") for k in keys) else None
-    if missing is None and keys:
-        missing = next((k for k in keys if k.split(".")[0] not in DEFAULTS), keys[0])
-    if missing is None:
-        return ConfigError(f"the config file is wrong: {_first_line(error)}")
-    valid = re.findall(r"\"(\w+)\"", str(error)) or list(DEFAULTS)
-    hint = suggest(missing, [*DEFAULTS, *valid])
-    return ConfigError(f"unknown config key {missing!r}{hint} (keys: {', '.join(DEFAULTS)})")
+    present = re.findall(r"'(\w+)\\*': ", str(error))
+    return (
+        suggest(key, [*DEFAULTS, *DEFAULTS["data_splits"], *present])
+        or f" (keys: {', '.join(DEFAULTS)})"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -39,8 +39,10 @@ class Classifier(nn.Module):
 
     def __call__(self, x: jax.Array, *, start: str | None = None, train: bool = False) -> jax.Array:
         """Logits ``[B, classes]`` from images, or from the output of block ``start``."""
-        features = self.backbone(x, start=start, stop=self.endpoint, train=train)
-        return self.head(features, train=train)
+        # The endpoint may lie inside a block, where a chain cannot start.
+        if start != self.endpoint:
+            x = self.backbone(x, start=start, stop=self.endpoint, train=train)
+        return self.head(x, train=train)
 
     def features(self, x: jax.Array, *, stop: str | None = None) -> jax.Array:
         """Output of ``stop`` (default: the endpoint) with stored BatchNorm statistics."""
@@ -167,13 +169,15 @@ class Model:
     def anatomy(self) -> Anatomy:
         """The names that rules can refer to."""
         names = [b.name for b in self.blocks]
-        above = [b.name for b in self.all_blocks if b.name not in names]
+        layers = inventory.layer_to_block(self.blocks)
+        every = {b.name: None for b in self.all_blocks} | inventory.layer_to_block(self.all_blocks)
+        above = [name for name in every if name not in names and name not in layers]
         return Anatomy(
             blocks=tuple(names),
             above=tuple(above),
             paths=tuple(tree.flatten(self.abstract["params"])),
             aliases=self.spec.aliases,
-            layers=inventory.layer_to_block(self.blocks),
+            layers=layers,
             endpoint=self.endpoint,
         )
 

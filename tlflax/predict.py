@@ -75,13 +75,21 @@ class Predictor:
 
         size, rule = self.model.architecture.image_size, resize_rule(self.model)
         self.skipped: list[str] = []
-        if isinstance(images, np.ndarray):
-            pixels, files = _checked(images), [str(i) for i in range(len(images))]
+        if hasattr(images, "__array__"):
+            pixels = _checked(np.asarray(images))
+            files = [str(i) for i in range(len(pixels))]
             labels = np.full(len(files), -1, np.int32)
         else:
             paths = [images] if isinstance(images, str | Path) else list(images)
+            for path in paths:
+                if not isinstance(path, str | Path):
+                    raise DataError(
+                        "images must be one uint8 array [N, H, W, 3], or paths of files and "
+                        f"folders, got a list with a {type(path).__name__}"
+                    )
             files, labels = find_images(paths, self.classes)
             pixels = None
+        batch_size = min(batch_size, len(files))
         kept, rows = [], []
         for first in range(0, len(files), batch_size):
             batch = []
@@ -112,7 +120,7 @@ class Predictor:
 def _checked(images: np.ndarray) -> np.ndarray:
     if images.ndim == 3:
         images = images[None]
-    if images.ndim != 4 or images.shape[-1] != 3:
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise DataError(f"images must be RGB [N, H, W, 3], got shape {images.shape}")
     if images.dtype != np.uint8:
         low, high = float(images.min()), float(images.max())
@@ -164,6 +172,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     if args.batch_size < 1:
         raise ConfigError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if not Path(args.out).absolute().parent.is_dir():
+        raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
     predictor = Predictor.open(args.run_dir)
     found = predictor.predict(args.images, args.batch_size, args.on_bad_image)
     from tlflax.evaluate.metrics import summarise, write_predictions

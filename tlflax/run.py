@@ -4,7 +4,7 @@ import datetime
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 from tlflax import config as configs
 from tlflax.convert.store import Weights
 from tlflax.convert.tensors import save_variables
+from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
-from tlflax.errors import ConfigError
+from tlflax.errors import ConfigError, suggest
 from tlflax.model import Architecture, Model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.policy import table
@@ -24,6 +25,7 @@ from tlflax.result import Run, describe_weights, predictions_of, score_of, versi
 from tlflax.train.devices import Placement
 from tlflax.train.interrupt import Guard
 from tlflax.train.loop import Job, Outcome, train
+from tlflax.train.progress import SELECT
 from tlflax.train.streams import Streams
 
 
@@ -39,6 +41,9 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
       TlflaxError: something the user must change.
     """
     c = configs.resolve(config)
+    if finished(workdir):
+        configs.claim(workdir, c)
+        return reopen(workdir)
     stages = read_stages(c["stages"], c["augment"])
     placeholder = ("0", "1")  # the class names are known only after the data has been read
     model = Model(
@@ -59,8 +64,9 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         on_bad_image=c["on_bad_image"],
         data_dir=c["data_dir"] or None,
     )
-    configs.claim(workdir, c)
     scratch = scratch_stage(stages, c["baseline_epochs"], c["baseline_lr"])
+    # Last: a start that failed above leaves nothing behind.
+    configs.claim(workdir, c)
     return fit(
         model.with_classes(data.class_names),
         data,
@@ -69,11 +75,23 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         workdir=workdir,
         batch_size=c["batch_size"],
         seed=c["seed"],
+        select=c["select"],
         cache=c["cache"],
         baseline=scratch if c["baseline"] else None,
         config=c,
         command=shlex.join(command),
     )
+
+
+def finished(workdir: Path) -> bool:
+    """Whether nothing is missing in a run directory: report.html is written last."""
+    return (workdir / "report.html").is_file()
+
+
+def reopen(workdir: Path) -> Run:
+    """Says that a run is complete and opens it."""
+    print(f"{workdir} is complete: see {workdir / 'report.html'}")
+    return Run.open(workdir)
 
 
 def read_stages(entries: Sequence[Any], augment: str = "none") -> list[Stage]:
@@ -82,7 +100,12 @@ def read_stages(entries: Sequence[Any], augment: str = "none") -> list[Stage]:
     Raises:
       ConfigError: nothing is left, or two stages share a name.
     """
+    for entry in entries:
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"a stage is a dict with a name and epochs, got {entry!r}")
     every = [make_stage({"augment": augment} | dict(entry)) for entry in entries]
+    for stage in every:
+        make_augment(stage.augment, 32)  # any size: raises on an unknown name
     stages = [s for s in every if s.epochs > 0]
     if not stages:
         raise ConfigError("every stage has 0 epochs: nothing would be trained")
@@ -111,6 +134,7 @@ def fit(
     workdir: Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    select: str = "accuracy",
     cache: str = "auto",
     baseline: Stage | None = None,
     config: dict[str, Any] | None = None,
@@ -126,15 +150,16 @@ def fit(
       workdir: run directory; a new temporary one by default.
       batch_size: images per step.
       seed: of initial values, order, augmentation, dropout.
+      select: the best checkpoint on validation is the one with the best ``accuracy`` or ``loss``.
       cache: ``auto`` or ``off``.
       baseline: stage that trains the same network from scratch for comparison.
       config: recorded in the report.
       command: recorded in the report.
     """
-    # report.html is written last: where it is, nothing is missing.
-    if workdir is not None and (workdir / "report.html").is_file():
-        print(f"{workdir} is complete: see {workdir / 'report.html'}")
-        return Run.open(workdir)
+    if select not in SELECT:
+        raise ConfigError(f"select must be accuracy or loss, got {select!r}{suggest(select, SELECT)}")
+    if workdir is not None and finished(workdir):
+        return reopen(workdir)
     began = time.monotonic()
     workdir = workdir or Path(tempfile.mkdtemp(prefix="tlflax-"))
     placement = Placement()
@@ -148,22 +173,21 @@ def fit(
         print(f"warning: {note}")
 
     def job(folder: Path, stages: Sequence[Stage], variables: dict[str, Any]) -> Outcome:
-        streams = Streams(model, data.train, data.val, placement, batch_size, cache)
-        chosen = [model.policy(stage) for stage in stages]
-        return train(
-            Job(
-                model,
-                variables,
-                stages,
-                chosen,
-                streams,
-                folder,
-                batch_size,
-                seed,
-                placement,
-                guard,
-            )
+        work = Job(
+            model=model,
+            variables=variables,
+            stages=stages,
+            policies=[model.policy(stage) for stage in stages],
+            streams=Streams(model, data.train, data.val, placement, batch_size, cache),
+            folder=folder,
+            batch_size=batch_size,
+            seed=seed,
+            placement=placement,
+            guard=guard,
+            select=select,
+            fingerprint=data.fingerprint,
         )
+        return train(work)
 
     with Guard() as guard:
         # Init, then load, then (inside train) the optimizer: the only place with this order.

@@ -28,9 +28,11 @@ def details(name: str, size: int | None) -> str:
     from tlflax.backbones.inventory import describe
 
     spec = get(name)
-    size = size or spec.size
+    size = spec.size if size is None else size
     if size < spec.min_size:
-        raise ConfigError(f"--size {size} is below the smallest size of {name}, {spec.min_size}")
+        raise ConfigError(
+            f"--size {size} is below the smallest size of {spec.name}, {spec.min_size}"
+        )
     blocks = describe(spec.chain(), size)
     names = [b.name for b in blocks]
     short: dict[str, list[str]] = {}
@@ -63,7 +65,7 @@ def details(name: str, size: int | None) -> str:
 
 def main(argv: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("tlflax.zoo", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("tlflax.zoo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", nargs="?", help="backbone")
     parser.add_argument("--size", type=int, help="image side in pixels for the shapes")
     args = parser.parse_args(argv[1:])

@@ -238,4 +238,8 @@ def test_imports_stay_light():
                     top = name.split(".")[0]
                     assert top not in ("jax", "flax", "tensorflow"), path
                     assert name != "matplotlib.pyplot", path
-                    assert top != "tlflax" or name.split(".")[1] in ("atomic", "evaluate", "report"), path
+                    assert top != "tlflax" or name.split(".")[1] in (
+                        "atomic",
+                        "evaluate",
+                        "report",
+                    ), path

@@ -61,7 +61,7 @@ _SPECS = (
     Spec(
         name="glyph_cnn",
         build="tlflax.backbones.glyph_cnn:glyph_cnn",
-        options={"widths": (28, 56, 112), "contract": _GLYPH},
+        options={"widths": (16, 32, 128), "contract": _GLYPH},
         contract=_GLYPH,
         size=32,
         min_size=8,

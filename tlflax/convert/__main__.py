@@ -88,7 +88,10 @@ def main(argv: list[str]) -> None:
     if args.verify:
         found = certificate.against_keras(spec, chain, weights.variables, found, source)
     weights = dataclasses.replace(weights, certificate=found)
-    save_weights(dest, spec, weights)
+    try:
+        save_weights(dest, spec, weights)
+    except OSError as error:
+        raise ConvertError(f"cannot write {dest}: {error.strerror}") from error
     print(report(spec, weights))
     print(f"written: {dest}")
 

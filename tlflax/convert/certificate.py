@@ -6,7 +6,8 @@ were compared), ``reference`` (outputs stored in a file) or ``keras`` (the live 
 
 import datetime
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,10 @@ def layout_certificate(variables: Mapping, arrays: int, dropped: list[str]) -> d
     }
 
 
-def _outputs(chain: "Chain", variables: Mapping, images: np.ndarray) -> dict[str, np.ndarray]:
+def _outputs(
+    chain: "Chain", variables: Mapping, images: np.ndarray, wanted: Container[str]
+) -> dict[str, np.ndarray]:
+    """Outputs of the wanted layers, in the order of the chain; XLA drops what comes after them."""
     import jax
 
     order: list[str] = []
@@ -46,8 +50,8 @@ def _outputs(chain: "Chain", variables: Mapping, images: np.ndarray) -> dict[str
     def run(v, x):
         record: dict = {}
         chain.apply(v, x, record=record)
-        order[:] = record
-        return record
+        order[:] = [name for name in record if name in wanted]
+        return {name: record[name] for name in order}
 
     # Whatever the device, the comparison is in full float32.
     with jax.default_matmul_precision("float32"):
@@ -107,11 +111,14 @@ def against_reference(
     try:
         with np.load(path, allow_pickle=False) as file:
             reference = {k: file[k] for k in file.files}
-    except (OSError, ValueError) as error:
-        raise ConvertError(f"cannot read reference {path}: {error}") from error
-    if "x" not in reference:
-        raise ConvertError(f"reference {path} has no array 'x' with the input images")
-    found = _outputs(chain, variables, reference["x"])
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ConvertError(f"cannot read reference {path} as .npz: {error}") from error
+    images = reference.get("x")
+    if images is None or images.dtype != np.uint8 or images.shape[3:] != (3,):
+        raise ConvertError(
+            f"reference {path} needs an array 'x' with the input images, RGB uint8 [N, H, W, 3]"
+        )
+    found = _outputs(chain, variables, images, reference)
     errors = compare(found, reference, list(found))
     if not errors:
         raise ConvertError(
@@ -131,6 +138,8 @@ def against_keras(
     Raises:
       ConvertError: Keras is missing or an endpoint is beyond the tolerance.
     """
+    if path.suffix == ".safetensors":
+        raise ConvertError(f"--verify needs the Keras file itself, not {path.name}")
     os.environ.setdefault("KERAS_BACKEND", "jax")
     try:
         import keras
@@ -138,10 +147,17 @@ def against_keras(
         raise ConvertError("--verify needs Keras: pip install keras") from error
     size = max(spec.min_size, 96)
     model = keras_application(spec, size)
-    model.load_weights(path)
+    try:
+        model.load_weights(path)
+    except (ValueError, OSError) as error:
+        raise ConvertError(
+            f"Keras cannot load {path.name} into {spec.name} without its classifier, so there is "
+            f"nothing to verify against: {str(error).splitlines()[0]}"
+        ) from error
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     reference = keras_outputs(model, spec, images)
-    errors = compare(_outputs(chain, variables, images), reference, list(reference))
+    found = _outputs(chain, variables, images, reference)
+    errors = compare(found, reference, list(found))
     statement = f"{len(errors)} layers compared with keras.applications on a random image pair"
     versions = {"keras": keras.__version__, "keras_backend": keras.backend.backend()}
     return _certificate(base, "keras", statement, errors, 1e-5, versions)
@@ -168,4 +184,5 @@ def keras_outputs(model, spec: "Spec", images: np.ndarray) -> dict[str, np.ndarr
     layers = [layer for layer in model.layers if layer.__class__.__name__ != "InputLayer"]
     every = keras.Model(model.input, {layer.name: layer.output for layer in layers})
     outputs = every.predict(prepare(images.astype("float32")), verbose=0)
-    return {name: np.asarray(value) for name, value in outputs.items()}
+    # predict() sorts the names; the first layer that differs is told by the network's order.
+    return {layer.name: np.asarray(outputs[layer.name]) for layer in layers}

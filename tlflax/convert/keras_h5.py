@@ -43,16 +43,23 @@ def read_keras_h5(path: Path) -> dict[str, np.ndarray]:
             layers = _names(root, "layer_names")
             if not layers:
                 raise ConvertError(
-                    f"{path} is HDF5 but not a Keras weight file: it has no 'layer_names'"
+                    f"{path} is HDF5 but not a Keras weight file: it has no 'layer_names' (files "
+                    "of Keras 3's save_weights, *.weights.h5, are not read: save the model as .h5)"
                 )
             arrays: dict[str, np.ndarray] = {}
             for layer in layers:
                 for stored in _names(root[layer], "weight_names"):
                     name = f"{layer}/{stored.rsplit('/', 1)[-1].split(':')[0]}"
                     if name in arrays:
-                        raise ConvertError(f"{path}: layer {layer!r} has two weights {name!r}")
-                    arrays[name] = np.asarray(root[layer][stored])
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+                        raise ConvertError(
+                            f"{path}: {layer!r} is a model inside the model (two weights {name!r}); "
+                            "save the backbone alone and convert that"
+                        )
+                    array = np.asarray(root[layer][stored])
+                    if array.dtype.kind not in "fiu":
+                        raise ConvertError(f"{path}: {name} holds {array.dtype}, no numbers")
+                    arrays[name] = array
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConvertError(
             f"cannot read {path} as a Keras .h5 file: {reason}. It may be truncated or of another "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tlflax import tree
-from tlflax.convert.rules import keras_rule
+from tlflax.convert.rules import keras_layer, keras_rule
 from tlflax.errors import ConvertError, listing, suggest
 
 
@@ -42,8 +42,8 @@ def convert_keras(
         if layer in top_layers:
             dropped.append(name)
             continue
-        rule = keras_rule(weight)
-        path = by_layer.get((rule.collection, layer, rule.leaf)) if rule else None
+        rule = keras_rule(weight, array.shape)
+        path = by_layer.get((rule.collection, keras_layer(layer), rule.leaf)) if rule else None
         if rule is None or path is None or path in filled:
             unused.append(name)
             continue

@@ -7,15 +7,17 @@ the SHA-256 of its source, so a changed file is never mistaken for the old one.
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlflax import tree
 from tlflax.backbones.spec import Source, Spec
 from tlflax.convert.certificate import layout_certificate
 from tlflax.convert.keras_h5 import read_keras_h5
-from tlflax.convert.load import convert_keras
+from tlflax.convert.load import convert_keras, take
 from tlflax.convert.tensors import load_variables, save_variables
-from tlflax.errors import ConvertError
+from tlflax.errors import ConvertError, listing, suggest
 from tlflax.folders import cache_dir
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def download(source: Source) -> Path:
             downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
         )
     except Exception as error:  # requests, urllib3 and pooch have no common base class
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise ConvertError(
             f"could not download {source.url} ({reason}). Fetch {source.file_name} by hand and "
             f"put it in a folder named with --config.weights_dir=FOLDER"
@@ -109,27 +111,50 @@ def convert_file(spec: Spec, chain: "Chain", path: Path) -> Weights:
     """
     from tlflax.backbones.inventory import abstract_variables
 
+    if path.is_dir():
+        raise ConvertError(f"{path} is a folder; name a weight file ({', '.join(READABLE)})")
     if not path.is_file():
-        near = [p.name for p in path.parent.glob("*") if p.suffix in READABLE][:3]
-        hint = f"; in that folder: {', '.join(near)}" if near else ""
-        raise ConvertError(f"weight file {path} does not exist{hint}")
-    if path.suffix == ".safetensors":
-        variables, facts = load_variables(path)
-        if facts.get("backbone") != spec.name:
-            raise ConvertError(f"{path} holds {facts.get('backbone')}, not {spec.name}")
-        return Weights(
-            variables, facts["source"], facts["sha256"], facts["certificate"], tuple(facts["notes"])
-        )
+        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in READABLE)
+        hint = f"; in that folder: {listing(near, 4)}" if near else ""
+        raise ConvertError(f"weight file {path} does not exist{suggest(path.name, near) or hint}")
     if path.suffix not in READABLE:
         raise ConvertError(f"cannot read {path}: readable formats are {', '.join(READABLE)}")
-    target = abstract_variables(chain, max(spec.min_size, 64))
+    size = max(spec.min_size, 64)
+    if path.suffix == ".safetensors":
+        return _converted_before(spec, abstract_variables(chain, size), path)
     arrays = read_keras_h5(path)
+    target = abstract_variables(chain, size)
     variables, dropped = convert_keras(arrays, target, spec.top_layers, f"{path.name}")
     notes = ()
     if dropped:
         notes = (f"{len(dropped)} arrays of the source's own classifier were left out",)
     certificate = layout_certificate(variables, len(arrays), dropped)
     return Weights(variables, path.name, sha256(path), certificate, notes)
+
+
+def _converted_before(spec: Spec, target: Mapping, path: Path) -> Weights:
+    variables, facts = load_variables(path)
+    if "architecture" in facts:
+        raise ConvertError(
+            f"{path} is a trained classifier on {facts.get('backbone')}, not weights of a whole "
+            "backbone; `python -m tlflax.predict` uses it"
+        )
+    if facts.get("backbone") != spec.name:
+        raise ConvertError(f"{path} holds {facts.get('backbone')}, not {spec.name}")
+    extra = sorted(set(tree.flatten(variables)) - set(tree.flatten(target)))
+    lacking = [f for f in ("source", "sha256", "certificate", "notes") if f not in facts]
+    if extra or lacking:
+        raise ConvertError(
+            f"{path} is not as `python -m tlflax.convert` writes it (without {listing(lacking)}; "
+            f"unknown {listing(extra, 4)}); convert the original file again"
+        )
+    return Weights(
+        take(variables, target, path.name),
+        facts["source"],
+        facts["sha256"],
+        facts["certificate"],
+        tuple(facts["notes"]),
+    )
 
 
 def save_weights(path: Path, spec: Spec, weights: Weights) -> None:
@@ -167,8 +192,28 @@ def load_weights(
     if spec.source is None:
         raise ConvertError(f"{spec.name} has no official weights; give a path or weights='none'")
     path = find_official(spec, weights_dir) or download(spec.source)
-    found = _through_cache(spec, chain, path)
-    return dataclasses.replace(found, source=spec.source.url)
+    try:
+        found = _through_cache(spec, chain, path)
+    except ConvertError as error:
+        if path.parent != cache_dir() / "downloads":
+            raise
+        # Our own download, e.g. a login page served in place of the file: not to be found again.
+        path.unlink(missing_ok=True)
+        raise ConvertError(f"{error} (removed; the next run downloads it again)") from error
+    notes = found.notes + _other_bytes(spec.source, path)
+    return dataclasses.replace(found, source=spec.source.url, notes=notes)
+
+
+def _other_bytes(source: Source, path: Path) -> tuple[str, ...]:
+    """A note where a file found by its name is not the published one, byte by byte."""
+    if not source.hash:
+        return ()
+    kind, published = source.hash.split(":")
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, kind).hexdigest()
+    if found == published:
+        return ()
+    return (f"{path.name} fits, but its {kind} is {found}, not the published {published}",)
 
 
 def _through_cache(spec: Spec, chain: "Chain", path: Path) -> Weights:
@@ -183,5 +228,10 @@ def _through_cache(spec: Spec, chain: "Chain", path: Path) -> Weights:
             # Damaged cache entry: it can always be made again from the source.
             cached.unlink(missing_ok=True)
     weights = convert_file(spec, chain, path)
-    save_weights(cached, spec, weights)
+    try:
+        save_weights(cached, spec, weights)
+    except OSError as error:
+        # A read-only or full home folder costs time at the next run, nothing else.
+        note = f"converted weights could not be kept in {cached.parent}: {error.strerror}"
+        return dataclasses.replace(weights, notes=(*weights.notes, note))
     return weights

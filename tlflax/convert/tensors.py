@@ -20,13 +20,21 @@ def save_variables(path: Path, variables: Mapping[str, Any], facts: Mapping[str,
       variables: nested dicts of arrays.
       facts: JSON-able; each value becomes one metadata entry.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {p: np.ascontiguousarray(a) for p, a in tree.flatten(variables).items()}
-    metadata = {"format": "tlflax"} | {k: json.dumps(v) for k, v in facts.items()}
-    with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata=metadata)
+    metadata = {"format": "tlflax"} | {k: json.dumps(v) for k, v in sorted(facts.items())}
+    # safetensors writes metadata in the order of a hash map, another one each time; the header is
+    # written here (its length in 8 bytes, JSON padded to 8), so that equal content is equal bytes.
+    plain = save(arrays)
+    end = 8 + int.from_bytes(plain[:8], "little")
+    header = {"__metadata__": metadata} | json.loads(plain[8:end])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(plain)[end:])
 
 
 def read_facts(path: Path) -> dict[str, Any]:

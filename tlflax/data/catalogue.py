@@ -63,7 +63,8 @@ def list_directory(
         if target is None or target in splits or not info.num_examples:
             warnings.append(f"{name}: split '{given}' is not used")
             continue
-        records = builder.as_data_source(split=given, decoders=decoders)
+        # The stubs of tfds know neither argument.
+        records = builder.as_data_source(split=given, decoders=decoders)  # pyright: ignore
         labels = _labels(records, label_key, f"{given}:{stamp}", manifest)
         split = Split(
             target,
@@ -84,7 +85,7 @@ def list_directory(
             splits[target] = split
     if "train" not in splits:
         raise DataError(f"tfds:{name} has no labelled train split (it has {listing(splits)})")
-    names = tuple(builder.info.features[label_key].names)
+    names = tuple(builder.info.features[label_key].names)  # pyright: ignore
     return Listing(str(directory.resolve()), names, splits, warnings), manifest
 
 

@@ -54,7 +54,7 @@ def examples() -> dict[str, list[tuple[bytes, int]]]:
     """
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = np.asarray(bunch.target)
     # Hashes of pixels, not of PNG bytes: the same split whatever zlib wrote the files.

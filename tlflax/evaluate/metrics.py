@@ -100,8 +100,10 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
         likelihood = p.probabilities[known, labels].astype(np.float64)
         loss = float(-np.log(np.maximum(likelihood, SMALLEST_PROBABILITY)).mean())
         matrix = confusion_matrix(labels, predicted, labels=classes)
-        scores = precision_recall_fscore_support(
-            labels, predicted, labels=classes, zero_division=np.nan
+        # The stubs know zero_division as text only.
+        undefined: Any = np.nan
+        scores: Any = precision_recall_fscore_support(
+            labels, predicted, labels=classes, zero_division=undefined
         )
     else:  # scikit-learn refuses empty input
         loss = float("nan")

@@ -31,7 +31,10 @@ def check_stages(
         trained = [r for r in backbone if r.trained]
         if i and policy.multipliers == policies[i - 1].multipliers:
             last = stages[i - 1]
-            same = ("lr", "optimizer", "bn", "augment", "schedule", "label_smoothing")
+            same = (
+                "lr", "optimizer", "bn", "augment", "schedule", "label_smoothing",
+                "weight_decay", "clip",
+            )  # fmt: skip
             if all(getattr(stage, f) == getattr(last, f) for f in same):
                 warnings.append(
                     f"stage {stage.name!r} trains exactly what {last.name!r} trained, at the same "
@@ -53,6 +56,11 @@ def check_stages(
                     f"stage {stage.name!r} freezes {gaps[0]} above the trained "
                     f"{trained[0].block}: gradients still pass through it, nothing is saved"
                 )
+        if stage.bn == "train" and not policy.live:
+            warnings.append(
+                f"stage {stage.name!r} has bn='train', but no wholly trained block has BatchNorm: "
+                "it changes nothing; train whole blocks (train=...) or leave bn out"
+            )
         if policy.live and batch_size < _SMALL_BATCH:
             warnings.append(
                 f"stage {stage.name!r} uses batch statistics (bn='train') with batches of "

@@ -90,12 +90,12 @@ def make_optimizer(
       name: one of `OPTIMIZERS`.
       schedule: learning rate of multiplier 1.
       multipliers: path -> multiplier of the *trained* leaves (all above 0).
-      weight_decay: decoupled decay on kernels.
+      weight_decay: decay of kernels, decoupled for ``adamw``, else added to the gradient.
       clip: largest global norm of the whole trained gradient; 0 = off.
     """
     import optax
 
-    labels = {path: f"x{m:g}" for path, m in multipliers.items()}
+    labels = {path: f"x{m!r}" for path, m in multipliers.items()}
     groups = {}
     for path, label in labels.items():
         if label not in groups:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tlflax.errors import PolicyError
 from tlflax.policy.rules import Anatomy, Rule, covered
@@ -57,6 +58,20 @@ class Policy:
         """Scalars that do not train, BatchNorm statistics included, as Keras counts them."""
         total = sum(r.parameters + r.statistics for r in self.rows)
         return total - self.trainable_parameters
+
+    def as_rows(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The table as JSON-able rows, statistics counted with the parameters."""
+        return [
+            {
+                "block": r.block,
+                "parameters": r.parameters + r.statistics,
+                "trained": r.trained,
+                "multiplier": r.multiplier,
+                "learning_rate": r.multiplier * learning_rate,
+                "batchnorm": r.batchnorm,
+            }
+            for r in self.rows
+        ]
 
 
 def apply_rules(

@@ -39,7 +39,7 @@ class Anatomy:
 
     Attributes:
       blocks: block names up to the cut, in order.
-      above: names of the chain's blocks above the cut; they are not part of the model.
+      above: names of the chain's blocks and layers above the cut: not part of the model.
       paths: every parameter path, ``backbone/BLOCK/LAYER/leaf`` or ``head/LAYER/leaf``.
       aliases: other names -> block names.
       layers: layer name -> block, up to the cut.

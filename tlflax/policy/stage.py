@@ -23,6 +23,7 @@ class Stop:
 
 
 _STOP_METRICS = ("val_accuracy", "val_loss")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 def parse_stop(stop: object) -> Stop:
@@ -31,26 +32,37 @@ def parse_stop(stop: object) -> Stop:
     Raises:
       ConfigError: another form, or a metric that is not measured on the validation images.
     """
-    entries = (stop,) if isinstance(stop, str) else tuple(stop or ())  # type: ignore[arg-type]
+    entries = (stop,) if isinstance(stop, str) else stop or ()
+    if not isinstance(entries, list | tuple):
+        raise ConfigError(f"stop must be rules such as ('patience=5',), got {stop!r}")
     patience, targets = 0, []
     for entry in entries:
         text = str(entry).replace(" ", "")
         if match := re.fullmatch(r"patience[=:](\d+)", text):
             patience = int(match[1])
-        elif match := re.fullmatch(r"(\w+)(>=|<=)([0-9.eE+-]+)", text):
+        elif match := re.fullmatch(rf"(\w+)(>=|<=)({_NUMBER})", text):
             if match[1] not in _STOP_METRICS:
                 raise ConfigError(
                     f"stop rule {entry!r}: stopping looks only at validation metrics "
                     f"({', '.join(_STOP_METRICS)}), never at training or test ones"
                     f"{suggest(match[1], _STOP_METRICS)}"
                 )
-            targets.append((match[1], match[2], float(match[3])))
+            targets.append(_target(match[1], match[2], float(match[3]), entry))
         else:
             raise ConfigError(
                 f"stop rule {entry!r} is not understood; write 'patience=5', "
                 "'val_accuracy>=0.98' or 'val_loss<=0.1'"
             )
     return Stop(patience, tuple(targets))
+
+
+def _target(metric: str, sign: str, value: float, entry: object) -> tuple[str, str, float]:
+    """Refuses targets that are reached at once or never."""
+    if metric == "val_accuracy" and not (sign == ">=" and 0 < value <= 1):
+        raise ConfigError(f"stop rule {entry!r}: write 'val_accuracy>=X' with X in (0, 1]")
+    if metric == "val_loss" and not (sign == "<=" and value > 0):
+        raise ConfigError(f"stop rule {entry!r}: write 'val_loss<=X' with X above 0")
+    return metric, sign, value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +77,15 @@ class Stage:
       optimizer: ``sgd``, ``momentum``, ``rmsprop``, ``adam``, ``adamw`` or ``nadam``.
       schedule: ``constant``, ``cosine``, ``linear`` (both to zero) or ``one_cycle``.
       warmup: fraction of the steps in which the rate rises from zero.
-      weight_decay: decoupled, on kernels only; needs ``adamw``, ``sgd`` or ``momentum``.
+      weight_decay: on kernels only; decoupled for ``adamw``, added to the gradient for ``sgd``
+        and ``momentum``, refused for the others.
       clip: largest global gradient norm over everything trained; 0 = off.
       label_smoothing: in [0, 1).
       bn: ``stored`` or ``train``.
       augment: e.g. ``none``, ``flip_crop``.
       stop: early stopping.
+      interpolate: whether the stage ends with the best mixture (on validation) of its first and
+        its last weights; what it costs is eleven evaluations.
     """
 
     name: str
@@ -86,9 +101,14 @@ class Stage:
     bn: str = "stored"
     augment: str = "none"
     stop: Stop = Stop()
+    interpolate: bool = False
 
 
 def _check(stage: Stage) -> None:
+    if not isinstance(stage.name, str) or not re.fullmatch(r"[\w .+-]+", stage.name):
+        raise ConfigError(
+            f"a stage's name is letters, digits, blanks, '.', '+', '-' and '_', got {stage.name!r}"
+        )
     where = f"stage {stage.name!r}"
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "bn": ("stored", "train")}
     for field, valid in choices.items():
@@ -106,6 +126,10 @@ def _check(stage: Stage) -> None:
             raise ConfigError(f"{where}: {field} must be a number, got {value!r}")
         if not low <= value <= high:
             raise ConfigError(f"{where}: {field} must be in [{low:g}, {high:g}], got {value:g}")
+    if not isinstance(stage.interpolate, bool):
+        raise ConfigError(f"{where}: interpolate must be True or False, got {stage.interpolate!r}")
+    if not stage.lr:
+        raise ConfigError(f"{where}: lr is 0, the stage would change nothing")
     if stage.epochs != int(stage.epochs):
         raise ConfigError(f"{where}: epochs must be a whole number, got {stage.epochs}")
     if stage.weight_decay and stage.optimizer not in ("adamw", "sgd", "momentum"):

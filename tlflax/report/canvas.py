@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def drawing():
     level = font_log.level
     installed = set(fontManager.get_font_names())
     family = ["DejaVu Sans", *(font for font in FALLBACK_FONTS if font in installed)]
-    settings = SETTINGS | {"font.family": family}
+    settings: Any = SETTINGS | {"font.family": family}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Boxes in the picture; the page itself spells such names correctly.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

@@ -90,8 +90,8 @@ def _mistakes(
         {
             "picture": picture(thumbnail(int(i))),
             "file": predictions.files[i],
-            "true": class_names[predictions.labels[i]],
-            "predicted": class_names[predictions.predicted[i]],
+            "true": class_names[int(predictions.labels[i])],
+            "predicted": class_names[int(predictions.predicted[i])],
             "probability": float(predictions.confidence[i]),
         }
         for i in order

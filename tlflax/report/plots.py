@@ -55,7 +55,7 @@ def _draw_stages(axes: Sequence[Axes], spans: list, colours: dict[str, str]) -> 
                 ax.axvspan(start, end, color=colours["span"], lw=0, zorder=0)
             if index:
                 ax.axvline(start, color=colours["muted"], lw=0.8, zorder=1)
-    renderer = top.figure.canvas.get_renderer()
+    renderer = top.figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
     box = top.get_window_extent(renderer)
     pixel = 72 / DPI  # in points
     placed: list[tuple[float, float, int]] = []  # left end, pole, level

@@ -3,7 +3,7 @@
 import math
 import numbers
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 ABSENT = "\N{EN DASH}"
 """Stands for what was not measured or is not defined."""
@@ -38,7 +38,7 @@ DARK: dict[str, Any] = {
 }
 
 
-def finite(value: Any) -> bool:
+def finite(value: Any) -> TypeGuard[float]:
     """Whether a value is a number that can be shown; None, NaN and infinities are not."""
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
@@ -50,8 +50,9 @@ def percent(fraction: float | None) -> str:
 
 def certainty(probability: float | None) -> str:
     """Writes the probability of a wrong answer, which 100.0% would make look certain."""
-    rounds_up = finite(probability) and 0.9995 <= probability < 1
-    return ">99.9%" if rounds_up else percent(probability)
+    if finite(probability) and 0.9995 <= probability < 1:
+        return ">99.9%"
+    return percent(probability)
 
 
 def interval(ends: Any) -> str:

@@ -26,7 +26,9 @@ class MetricLog:
         self._folder = folder
         self._jsonl = open(folder / "metrics.jsonl", "w", encoding="utf-8")
         self._csv_file = open(folder / "metrics.csv", "w", encoding="utf-8", newline="")
-        self._csv = csv.DictWriter(self._csv_file, FIELDS, extrasaction="ignore")
+        self._csv: csv.DictWriter[str] = csv.DictWriter(
+            self._csv_file, FIELDS, extrasaction="ignore"
+        )
         self._csv.writeheader()
         self._writers: dict[str, Any] = {}
         self._resumed_at = history[-1]["step"] if history else None

@@ -95,11 +95,17 @@ class Streams:
 
     def validation(
         self, variables: dict[str, Any], policy: Policy
-    ) -> Callable[[dict[str, Any]], tuple[float, float]]:
-        """Returns a function: variables -> (accuracy, mean loss) on the validation split."""
-        start, source = None, self.images("val")
+    ) -> tuple[Callable[[dict[str, Any]], tuple[float, float]], str | None]:
+        """How to evaluate on the validation split during a stage.
+
+        Returns:
+          A function: variables -> (accuracy, mean loss); and the block that its pass starts
+          after (``None``: at the images), so that the variables below may be left out.
+        """
+        start, source = None, None
         if self._cacheable(policy, "val"):
             start, source = policy.boundary, self._get(variables, policy, "val")
+        pixels: Any = source or self.images("val")
         evaluate = make_eval_step(self._model.module(), start)
         names = tuple(self._model.anatomy.blocks)
 
@@ -109,15 +115,15 @@ class Streams:
                 c: tree.unflatten(above(tree.flatten(v), start, names)) for c, v in current.items()
             }
             batches = eval_batches(
-                source, self.val_labels, self._batch_size, self._placement.multiple
+                pixels, self.val_labels, self._batch_size, self._placement.multiple
             )
             log_p = log_probabilities(
                 evaluate, needed, batches, self._placement.batch,
-                len(source), len(self._model.classes),
+                len(self.val_labels), len(self._model.classes),
             )  # fmt: skip
             return accuracy_and_loss(log_p, self.val_labels)
 
-        return validate
+        return validate, start
 
     def _cacheable(self, policy: Policy, split: str) -> bool:
         if self._cache == "off" or policy.boundary is None:

@@ -1,0 +1,143 @@
+"""Running parts of a chain: every cut and every start equals the whole."""
+
+import jax
+import numpy as np
+import pytest
+from keras_layout import draw_image
+
+from tlflax.backbones.chain import preprocess
+from tlflax.backbones.inventory import abstract_variables, describe, layer_to_block
+from tlflax.backbones.spec import Contract
+from tlflax.backbones.table import ZOO, get
+from tlflax.errors import ConfigError
+from tlflax.model import Architecture, Model
+
+
+def numbers(spec, size):
+    rng = np.random.default_rng(0)
+
+    def leaf(path, s):
+        noise = rng.standard_normal(s.shape, np.float32)
+        if path[-1].key == "var":
+            return np.exp(noise)
+        return noise / np.sqrt(max(1, np.prod(s.shape[:-1]))).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract_variables(spec.chain(), size))
+
+
+# Float32: one compiled function may fuse a block differently from another.
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-6))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "inner"),
+    [
+        ("vgg16", 32, ()),
+        ("glyph_cnn", 32, ("block2_conv1", "block3_bn2")),
+        ("mobilenet_v2_0.35", 33, ("bn_Conv1", "block_13_expand_relu", "block_13_depthwise")),
+    ],
+)
+def test_every_part_equals_the_whole(name, size, inner):
+    spec = get(name)
+    chain, variables, images = spec.chain(), numbers(spec, size), draw_image(size)
+    blocks = list(chain)
+    # Tracing a long network from each of its blocks takes long; its parts are tested one by one.
+    ends = blocks if len(blocks) < 20 and "mobilenet" not in name else blocks[3::9]
+
+    def run(v, x):
+        record, parts = {}, {}
+        whole = chain.apply(v, x, record=record)
+        for previous, block in zip([None, *blocks], blocks, strict=False):
+            begin = x if previous is None else record[previous]
+            parts["block", block] = chain.apply(v, begin, start=previous, stop=block)
+        for block in ends:
+            parts["from", block] = chain.apply(v, record[block], start=block)
+            parts["to", block] = chain.apply(v, x, stop=block)
+        for layer in inner:
+            parts["inner", layer] = chain.apply(v, x, stop=layer)
+        return whole, record, {"/".join(k): value for k, value in parts.items()}
+
+    whole, record, parts = jax.jit(run)(variables, images)
+    assert np.array_equal(whole, record[blocks[-1]])
+    assert float(np.std(whole)) > 0
+    for key, value in parts.items():
+        kind, layer = key.split("/")
+        close(value, whole if kind == "from" else record[layer])
+
+
+def test_stop_at_start_returns_the_input():
+    chain = get("glyph_cnn").chain()
+    features = np.ones((1, 4, 4, 7), np.float32)
+    assert chain.apply({}, features, start="block1_pool", stop="block1_pool") is features
+
+
+def test_nothing_after_the_cut_is_built():
+    spec = get("mobilenet_v2_0.35")
+    cut = abstract_variables(spec.chain(), 32, "block_3_expand_BN")["params"]
+    assert list(cut) == [
+        "Conv1_relu",
+        "block_1_project_BN",
+        "block_2_add",
+        "block_3_project_BN",
+        "expanded_conv_project_BN",
+    ]
+    assert sorted(cut["block_3_project_BN"]) == ["block_3_expand", "block_3_expand_BN"]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "said"),
+    [
+        ("block_99", None, "'block_99' is not a block"),
+        ("block_3_expand", None, "'block_3_expand' is not a block"),
+        (None, "block_99", "'block_99' is not a layer after the input"),
+        ("block_3_project_BN", "Conv1_relu", "'Conv1_relu' is not a layer after block_3"),
+    ],
+)
+def test_unknown_parts_are_refused(start, stop, said):
+    chain = get("mobilenet_v2_0.35").chain()
+    with pytest.raises(KeyError, match=said):
+        jax.eval_shape(
+            lambda x: chain.init(jax.random.key(0), x, start=start, stop=stop),
+            jax.ShapeDtypeStruct((1, 32, 32, 3) if start is None else (1, 4, 4, 16), np.float32),
+        )
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_smallest_size_works_and_a_smaller_one_is_refused(name):
+    spec = get(name)
+    blocks = describe(spec.chain(), spec.min_size)
+    assert all(min(b.shape) >= 1 for b in blocks)
+    total = sum(b.parameters + b.statistics for b in blocks)
+    assert spec.parameters in (None, total)
+    model = Architecture(name, "auto", ("a", "b"), spec.min_size - 1)
+    with pytest.raises(ConfigError, match=f"image_size {spec.min_size - 1} is too small"):
+        Model(model)
+
+
+def test_inventory_counts_and_strides():
+    blocks = {b.name: b for b in describe(get("mobilenet_v2_1.0").chain(), 224)}
+    assert len(blocks) == 19
+    last = blocks["out_relu"]
+    assert (last.shape, last.stride) == ((7, 7, 1280), 32)
+    assert (last.parameters, last.statistics) == (320 * 1280 + 2 * 1280, 2 * 1280)
+    assert blocks["block_13_project_BN"].shape == (7, 7, 160)
+    assert blocks["block_12_add"].stride == 16
+    of = layer_to_block(list(blocks.values()))
+    assert of["block_13_expand_relu"] == "block_13_project_BN" and of["Conv_1"] == "out_relu"
+
+
+@pytest.mark.parametrize(
+    ("contract", "expected"),
+    [
+        (Contract(), [10, 20, 250]),
+        (Contract(scale=1 / 127.5, mean=(1.0, 1.0, 1.0)), [10 / 127.5 - 1, 20 / 127.5 - 1, 0.96078]),
+        (Contract(order="BGR", mean=(103.939, 116.779, 123.68)), [146.061, -96.779, -113.68]),
+        (Contract(order="L", mean=(0.0,), std=(2.0,)), [(2.99 + 11.74 + 28.5) / 2]),
+        (Contract(scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.4)), [-4.60784, -2.10784, 1.20098]),
+    ],
+)  # fmt: skip
+def test_contract(contract, expected):
+    images = np.array([10, 20, 250], np.uint8).reshape(1, 1, 1, 3)
+    found = np.asarray(preprocess(images, contract)).ravel()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

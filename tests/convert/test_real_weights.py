@@ -1,0 +1,72 @@
+"""The real MobileNetV2 0.35 weights and outputs that were stored with them."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tlflax.backbones.table import get
+from tlflax.convert.certificate import against_reference, layout_certificate
+from tlflax.convert.store import convert_file, load_weights
+from tlflax.convert.tensors import load_variables, read_facts
+
+pytestmark = pytest.mark.real
+NAME = "mobilenet_v2_0.35"
+# The stored outputs come from TensorFlow's kernels.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def files(real):
+    source = real / "weights" / "keras_h5" / get(NAME).source.file_name
+    return source, real / "reference" / "mobilenet_v2_0.35_224_no_top.npz"
+
+
+def test_real_file_gives_the_stored_outputs(files):
+    spec, (source, reference) = get(NAME), files
+    weights = load_weights(spec, spec.chain(), "official", str(source.parent))
+    assert weights.certificate["parameters"] == spec.parameters == 410_208
+    assert weights.sha256.startswith("001fc7b817f7cd84747193f7ce5b10e5")
+    base = layout_certificate(weights.variables, 260, [])
+    found = against_reference(spec.chain(), weights.variables, base, reference, TOLERANCE)
+    with np.load(reference) as stored:
+        named = [k for k in stored.files if k not in ("x", "files")]
+    assert sorted(found["endpoints"]) == sorted(named) and len(named) == 5
+
+
+def test_command_recognises_and_reads_back(files, tmp_path):
+    source, reference = files
+    dest = tmp_path / "w.safetensors"
+    command = [sys.executable, "-m", "tlflax.convert", str(source), str(dest)]
+    done = subprocess.run(
+        [*command, "--reference", str(reference)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME}: 410,208 parameters" in done.stdout and "5 endpoints" in done.stdout
+    facts = read_facts(dest)
+    assert facts["backbone"] == NAME and facts["certificate"]["method"] == "reference"
+    variables, _ = load_variables(dest)
+    plain = convert_file(get(NAME), get(NAME).chain(), source).variables
+    kernel = variables["params"]["out_relu"]["Conv_1"]["kernel"]
+    np.testing.assert_array_equal(kernel, plain["params"]["out_relu"]["Conv_1"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("keras_h5/squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5", "fits no network"),
+        ("keras_h5/waste4_keras_model.h5", "is a model inside the model"),
+        ("keras_h5/potatoes.h5", "fits no network"),
+        ("torch/resnet20_cifar10.safetensors", "of another program"),
+        ("torch/resnet20-12fca82f.th", "readable formats are"),
+        ("keras_v3/cifar10_cnn.keras", "readable formats are"),
+        ("savedmodel/potatoes_1", "is a folder"),
+    ],
+)
+def test_other_real_files_are_refused_in_one_line(file, said, real, tmp_path):
+    dest = tmp_path / "w.safetensors"
+    command = [sys.executable, "-m", "tlflax.convert", str(real / "weights" / file), str(dest)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not dest.exists()

@@ -1,0 +1,135 @@
+"""The CPU form of the depthwise convolution against XLA's own, in value and both gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tlflax.ops.depthwise import _native, _shifted, depthwise_conv
+
+CASES = [
+    (height, width, stride, kernel, padding)
+    for height, width in ((8, 5), (7, 6), (5, 9))
+    for stride in (1, 2)
+    for kernel in (3, 5)
+    for padding in ("SAME", "VALID")
+    # Twenty-five taps take long to compile: one shape is enough for those.
+    if kernel == 3 or height == 7
+]
+
+
+def oracle(x, w, stride, padding):
+    return lax.conv_general_dilated(
+        x,
+        w,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
+    )
+
+
+def draw(height, width, kernel, dtype=np.float32, channels=3, batch=2):
+    rng = np.random.default_rng(height * 100 + width * 10 + kernel)
+    x = rng.standard_normal((batch, height, width, channels))
+    return jnp.asarray(x, dtype), jnp.asarray(rng.standard_normal((kernel, kernel, 1, channels)), dtype)  # fmt: skip
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+def value_and_gradients(function, x, w, stride, padding):
+    y, pull = jax.vjp(lambda x, w: function(x, w, stride, padding), x, w)
+    # A weight that differs from place to place, so that shifted or flipped gradients show.
+    cotangent = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape).astype(y.dtype)
+    return y, *pull(cotangent)
+
+
+@pytest.mark.parametrize(("height", "width", "stride", "kernel", "padding"), CASES)
+def test_value_and_gradients(height, width, stride, kernel, padding):
+    @jax.jit
+    def both(x, w):
+        functions = depthwise_conv, oracle
+        return [value_and_gradients(f, x, w, stride, padding) for f in functions]
+
+    for a, b in zip(*both(*draw(height, width, kernel)), strict=True):
+        close(a, b)
+
+
+def test_without_jit_and_under_grad():
+    x, w = draw(7, 6, 3)
+
+    def loss(function, x, w):
+        return jnp.sum(jnp.sin(function(x, w, 2, "SAME")))
+
+    for argument in (1, 2):
+        found = jax.grad(loss, argument)(depthwise_conv, x, w)
+        close(found, jax.jit(jax.grad(loss, argument), static_argnums=0)(oracle, x, w))
+
+
+def test_under_vmap():
+    x, w = draw(6, 7, 3, batch=4)
+    images = x.reshape(2, 2, *x.shape[1:])
+    run = jax.vmap(functools.partial(depthwise_conv, stride=2, padding="SAME"), (0, None))
+    close(run(images, w).reshape(4, 3, 4, 3), oracle(x, w, 2, "SAME"))
+    # Over kernels as well: per-example gradients do that.
+    kernels = jnp.stack([w, -2 * w])
+    both = jax.vmap(lambda x, w: depthwise_conv(x, w, 1, "SAME"))(images, kernels)
+    close(both[1], oracle(images[1], -2 * w, 1, "SAME"))
+
+
+def test_gradient_under_vmap_and_jit():
+    x, w = draw(6, 6, 3, batch=3)
+
+    def loss(function, w, image):
+        return jnp.sum(function(image[None], w, 1, "SAME") ** 2)
+
+    def per_example(function):
+        return jax.jit(jax.vmap(jax.grad(functools.partial(loss, function)), (None, 0)))(w, x)
+
+    close(per_example(depthwise_conv), per_example(oracle))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16(stride):
+    x, w = draw(8, 7, 3, jnp.bfloat16)
+    run = jax.jit(value_and_gradients, static_argnums=(0, 3, 4))
+    found = run(depthwise_conv, x, w, stride, "SAME")
+    wide = [a.astype(jnp.float32) for a in (x, w)]
+    exact = run(oracle, *wide, stride, "SAME")
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == jnp.bfloat16
+        # 8 bits of mantissa: half an ulp, 2^-9, for each of up to 9 (kernel: 56) summands.
+        close(a.astype(jnp.float32), b, 0.03)
+
+
+@pytest.mark.parametrize("function", [_native, _shifted])
+def test_both_forms_are_the_same_sum(function):
+    # The form for the other platforms runs on CPU too, only slowly.
+    x, w = draw(7, 8, 3)
+    for stride, padding in ((1, "SAME"), (2, "SAME"), (2, "VALID")):
+        close(function(x, w, stride, padding), oracle(x, w, stride, padding))
+
+
+def test_a_map_smaller_than_the_kernel():
+    x, w = draw(1, 1, 3)
+    close(depthwise_conv(x, w, 2, "SAME"), oracle(x, w, 2, "SAME"))
+    close(depthwise_conv(x, w, 1, "SAME"), x * w[1, 1, 0])
+
+
+def test_cpu_takes_the_fast_form():
+    x, w = draw(8, 8, 3)
+    if jax.default_backend() != "cpu":
+        pytest.skip("other platforms keep the native convolution")
+    step = jax.jit(value_and_gradients, static_argnums=(0, 3, 4))
+    text = step.lower(depthwise_conv, x, w, 1, "SAME").compile().as_text()
+    assert "convolution(" not in text and "custom-call" not in text
+    native = step.lower(oracle, x, w, 1, "SAME").compile().as_text()
+    assert "convolution(" in native or "custom-call" in native

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import tiny
+from tiny import quick_compilation  # noqa: F401
+
+import tlflax as tl
+from tlflax.errors import ConfigError, DataError, PolicyError
+
+
+def classifier(**changes):
+    fields = {"classes": 3, "weights": "none"} | changes
+    return tl.classifier("glyph_cnn", **fields)
+
+
+def photos(**changes):
+    return tl.dataset(f"folder:{tiny.stripes()}", **({"image_size": 16} | changes))
+
+
+def test_a_whole_run_and_the_same_workdir_again(tmp_path, capsys):
+    stages = [
+        tl.stage("head", epochs=1),
+        tl.stage("tune", epochs=1, train={"block3": 0.1}, lr=1e-4),
+    ]
+    model = classifier(dropout=0.1)
+    first = tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16)
+    assert first.results["data"]["class_names"] == list(tiny.CLASSES)
+    assert [s["name"] for s in first.results["stages"]] == ["head", "tune"]
+    # The dataset's size, because the classifier was given none.
+    assert first.results["stages"][1]["policy"][2]["learning_rate"] == pytest.approx(1e-5)
+    capsys.readouterr()
+    second = tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16)
+    assert "is complete" in capsys.readouterr().out
+    assert second.results == tl.Run.open(tmp_path / "run").results
+    image = np.zeros((1, 40, 30, 3), np.uint8)
+    np.testing.assert_array_equal(
+        first.predict(image).probabilities, second.predict(image).probabilities
+    )
+    with pytest.raises(ConfigError, match="another config: seed \\(0 -> 1\\)"):
+        tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16, seed=1)
+
+
+def test_image_size_is_the_classifiers_or_the_datasets():
+    sized = classifier(image_size=24)
+    assert sized.at(photos(), 16).architecture.image_size == 24
+    assert classifier().at(photos(), 16).architecture.image_size == 16
+    assert classifier().at(photos(image_size=0), 0).architecture.image_size == 32
+    assert photos().image_size == 16
+
+
+def test_mistakes(tmp_path):
+    with pytest.raises(ConfigError, match="the classifier has 2 classes, the data 3"):
+        tl.fit(classifier(classes=2), photos(), [tl.stage("a", epochs=1)], workdir=tmp_path / "r")
+    with pytest.raises(ConfigError, match="classes must be a number of at least 2"):
+        classifier(classes=1)
+    with pytest.raises(ConfigError, match="did you mean epochs"):
+        tl.stage("a", epochs=1, epoch=3)
+    with pytest.raises(ConfigError, match="unknown endpoint"):
+        classifier(endpoint="mixed7")
+    with pytest.raises(DataError, match="does not exist"):
+        tl.dataset("folder:nowhere")
+    with pytest.raises(ConfigError, match="every stage has 0 epochs"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=0)], workdir=tmp_path / "r")
+    with pytest.raises(ConfigError, match="two stages"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)] * 2, workdir=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(PolicyError, match="did you mean block3"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1, train="blok3")])
+    with pytest.raises(ConfigError, match="cache must be"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], cache="of")
+    with pytest.raises(ConfigError, match="did you mean loss"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], select="los")
+    with pytest.raises(ConfigError, match="batch_size"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], batch_size=0)
+
+
+def test_names_and_summary(capsys):
+    model = classifier(endpoint="block2_pool")
+    assert model.endpoints() == ["block1_pool", "block2_pool"]
+    model.summary(train="block2", lr=0.01)
+    out = capsys.readouterr().out
+    assert "block2_pool" in out and "0.01" in out and "Trainable params" in out

@@ -1,0 +1,259 @@
+"""Whole runs: killed, interrupted, on several devices, and what they read when."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file
+from tiny import quick_compilation  # noqa: F401
+
+from tlflax import run as runs
+from tlflax.report.document import plain
+from tlflax.result import Run
+
+# Dropout, augmentation, early stopping, live BatchNorm; 39 images, three steps an epoch.
+STAGES = """(
+        {"name": "first", "epochs": 12, "train": ("block3",), "lr": 3e-5, "bn": "train",
+         "augment": "flip_crop", "stop": ("patience=8",)},
+        {"name": "second", "epochs": 16, "train": ("from block2",), "lr": 3e-3,
+         "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "clip": 1.0},
+    )"""
+
+
+def model_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """One run that nobody disturbed, and its command line without --workdir."""
+    folder = tmp_path_factory.mktemp("reference")
+    config = tiny.write_config(folder / "c.py", STAGES, dropout=0.3)
+    arguments = ["tlflax.main", "--config", str(config), "--workdir"]
+    found = tiny.command(*arguments, str(folder / "run"))
+    assert found.returncode == 0, found.stderr
+    return folder / "run", arguments
+
+
+def start(arguments, folder):
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments, str(folder)],
+        env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_row(process, folder, stage, number):
+    """Returns when metrics.jsonl has ``number`` rows of a stage."""
+    for _ in range(12000):
+        path = folder / "metrics.jsonl"
+        if path.is_file() and path.read_text().count(f'"{stage}"') >= number:
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    raise AssertionError(f"no {number} rows of {stage}")
+
+
+def interrupted(arguments, folder, stage, number, wait, sent):
+    process = start(arguments, folder)
+    try:
+        wait_for_row(process, folder, stage, number)
+        time.sleep(wait)
+        assert process.poll() is None, "too late: the run has ended"
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return process.returncode, err
+
+
+def finish(arguments, folder, reference):
+    found = tiny.command(*arguments, str(folder))
+    assert found.returncode == 0, found.stderr
+    assert equal(model_of(folder), model_of(reference))
+    assert tiny.rows(folder) == tiny.rows(reference)
+    reports = [json.loads((f / "report.json").read_text()) for f in (folder, reference)]
+    for report in reports:
+        for key in ("seconds", "date", "command"):
+            report.pop(key)
+        for stage in report["stages"]:
+            stage.pop("seconds")
+    assert reports[0] == reports[1]
+    return found.stdout
+
+
+def test_killed_in_both_stages_the_same_model_comes_out(reference, tmp_path):
+    folder = tmp_path / "run"
+    folder_args = reference[1], folder
+    assert interrupted(*folder_args, "first", 2, 0.013, signal.SIGKILL)[0] == -9
+    assert not (folder / "model.safetensors").exists()
+    assert interrupted(*folder_args, "second", 6, 0.007, signal.SIGKILL)[0] == -9
+    out = finish(*folder_args, reference[0])
+    assert "resuming at step" in out
+    assert "in stage 'second'" in out
+
+
+def test_sigterm_and_ctrl_c_save_and_go_on(reference, tmp_path):
+    folder = tmp_path / "run"
+    code, err = interrupted(reference[1], folder, "first", 2, 0.011, signal.SIGTERM)
+    assert code == 143
+    (line,) = [s for s in err.splitlines() if s]
+    assert line == "SIGTERM: saved; run the same command to go on"
+    saved = max(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+    code, err = interrupted(reference[1], folder, "second", 2, 0.017, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in err
+    out = finish(reference[1], folder, reference[0])
+    assert saved > 0
+    assert "in stage 'second'" in out
+
+
+def test_a_complete_run_is_left_alone(reference, monkeypatch, capsys):
+    folder, arguments = reference
+    files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    from tlflax import main
+
+    def never(*args, **kwargs):
+        raise AssertionError("read")
+
+    for name in ("load_dataset", "predictions_of", "Streams"):
+        monkeypatch.setattr(runs, name, never)
+    main.main([*arguments, str(folder)])
+    assert "is complete" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == files
+
+
+def small(**changes):
+    return {
+        "data": f"folder:{tiny.stripes()}", "backbone": "glyph_cnn", "weights": "none",
+        "image_size": 16, "batch_size": 16,
+        "stages": ({"name": "a", "epochs": 2, "train": "block3", "lr": 3e-3,
+                    "augment": "flip_crop"},),
+    } | changes  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with a baseline, and every read of an image during it."""
+    reads, phase = [], []
+    patch = pytest.MonkeyPatch()
+    real = runs.load_dataset
+
+    def recorded(*args, **kwargs):
+        data = real(*args, **kwargs)
+
+        def watch(split):
+            def reader(row, inner=split.reader):
+                reads.append((split.name, row, tuple(phase)))
+                return inner(row)
+
+            return dataclasses.replace(split, reader=reader)
+
+        parts = {n: watch(getattr(data, n)) for n in ("train", "val", "test")}
+        return dataclasses.replace(data, **parts)
+
+    train, predictions_of, write = runs.train, runs.predictions_of, Run.write
+    patch.setattr(runs, "load_dataset", recorded)
+    patch.setattr(runs, "train", lambda job: (train(job), phase.append("trained"))[0])
+    patch.setattr(
+        runs, "predictions_of", lambda *a: (predictions_of(*a), phase.append("predicted"))[0]
+    )
+    patch.setattr(Run, "write", lambda *a: (phase.append("report"), write(*a))[1])
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    result = runs.run(small(baseline=True, baseline_epochs=1), folder)
+    patch.undo()
+    return folder, result, reads
+
+
+def test_the_test_split_is_read_once_and_after_all_training(finished):
+    _, result, reads = finished
+    phases = [phase for name, _, phase in reads if name == "test" and "report" not in phase]
+    # After both trainings and the validation; once for each of the 15 images, both models.
+    assert phases == [("trained", "trained", "predicted")] * 15
+    rows = sorted(row for name, row, phase in reads if name == "test" and "report" not in phase)
+    assert rows == list(range(15))
+    # Only the report's thumbnails come later.
+    assert result.results["test"]["n"] == 15
+
+
+def test_what_a_run_directory_holds(finished):
+    folder, result, _ = finished
+    names = {p.name for p in folder.iterdir()}
+    assert names >= {
+        "config.json", "metrics.jsonl", "metrics.csv", "tb", "checkpoints", "model.safetensors",
+        "predictions.csv", "report.json", "report.html", "curves.png", "confusion.png",
+    }  # fmt: skip
+    report = json.loads((folder / "report.json").read_text())
+    assert report == plain(result.results)
+    assert set(report) >= {
+        "test", "validation", "baseline", "stages", "backbone", "endpoint", "weights", "data",
+        "seed", "versions", "warnings", "seconds",
+    }  # fmt: skip
+    (stage,) = report["stages"]
+    assert stage["best_step"] == report["best_step"]
+    assert report["baseline"]["stages"][0]["boundary"] is None
+    assert report["validation"]["accuracy"] == pytest.approx(stage["val_accuracy"])
+    # The best by validation is what was tested and stored.
+    best = max(tiny.rows(folder), key=lambda r: (r["val_accuracy"], -r["val_loss"]))
+    assert best["step"] == report["best_step"]
+    assert best["val_loss"] == pytest.approx(report["validation"]["loss"], rel=1e-4)
+
+
+def test_stages_are_read_and_checked():
+    from tlflax.errors import ConfigError
+
+    kept = runs.read_stages([{"name": "a", "epochs": 0}, {"name": "b", "epochs": 1}], "flip")
+    assert [(s.name, s.augment) for s in kept] == [("b", "flip")]
+    assert runs.read_stages([{"name": "b", "epochs": 1, "augment": "none"}], "flip")[0].augment == (
+        "none"
+    )
+    with pytest.raises(ConfigError, match="two stages"):
+        runs.read_stages([{"name": "b", "epochs": 1}] * 2)
+    with pytest.raises(ConfigError, match="a stage is a dict"):
+        runs.read_stages(["head"])
+
+
+def test_the_baseline_takes_the_stages_augmentation_and_epochs():
+    stages = tiny.stages({"epochs": 2}, {"epochs": 3, "augment": "flip"})
+    scratch = runs.scratch_stage(stages)
+    assert (scratch.epochs, scratch.augment, scratch.bn) == (5, "flip", "train")
+    assert runs.scratch_stage(stages, 7, 0.1).epochs == 7
+
+
+SCRIPT = """
+import sys, json, pathlib
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+sys.path.insert(0, sys.argv[2])
+import tiny
+from tlflax.train.devices import Placement
+folder = pathlib.Path(sys.argv[1])
+for devices in (1, 4):
+    placement = Placement(jax.devices()[:devices])
+    assert placement.multiple == devices
+    out = tiny.fit(folder / str(devices), {"epochs": 1, "train": "block3"}, {"epochs": 1},
+                   network=tiny.model(dropout=0.0), placement=placement)
+    keys = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    print(json.dumps([[r[k] for k in keys] for r in out.history]))
+"""
+
+
+def test_four_devices_give_the_metrics_of_one(tmp_path):
+    # 39 images in 3 batches of 13: on four devices 16 rows, three of them padding.
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), os.path.dirname(__file__)],
+        env=tiny.environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, four = map(json.loads, done.stdout.splitlines()[-2:])
+    np.testing.assert_allclose(one, four, rtol=1e-5)

@@ -1,0 +1,95 @@
+"""Interpolation at the end of a stage: what is chosen, what is kept, and that it resumes."""
+
+import numpy as np
+import pytest
+import tiny
+
+from tlflax.train import stage_run
+from tlflax.train.progress import score
+
+HEAD = {"epochs": 2}
+TUNE = {"train": ("all",), "lr": 3e-3, "interpolate": True, "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, tiny.fit(folder, HEAD, TUNE, select="loss")
+
+
+def test_the_best_fraction_on_validation_is_chosen(whole):
+    _, out = whole
+    found = out.stages[1]["interpolation"]
+    assert [t["fraction"] for t in found["tried"]] == [i / 10 for i in range(11)]
+    assert found["val_loss"] == min(t["val_loss"] for t in found["tried"])
+    # The first of them is the stage before, the last the stage's own last epoch.
+    assert found["tried"][0]["val_loss"] == pytest.approx(out.stages[0]["val_loss"], rel=1e-5)
+    raw = [r for r in out.history if r["stage"] == "s1" and "fraction" not in r]
+    assert found["tried"][-1]["val_loss"] == pytest.approx(raw[-1]["val_loss"], rel=1e-5)
+    assert found["fraction"] > 0 and out.best["val_loss"] == found["val_loss"]
+    assert out.stages[1]["val_loss"] == found["val_loss"]
+    assert out.history[-1]["fraction"] == found["fraction"]
+
+
+def test_the_weights_are_the_mixture(whole, tmp_path):
+    _, out = whole
+    first = tiny.flat(tiny.fit(tmp_path / "head", HEAD, select="loss").variables)
+    # The same steps without interpolation end with the last weights.
+    plain = tiny.fit(tmp_path / "plain", HEAD, TUNE | {"interpolate": False}, select="loss")
+    assert plain.stages[1]["interpolation"] is None
+    if plain.best["step"] != 12:
+        pytest.skip("the last epoch was not the best without interpolation")
+    last, fraction = tiny.flat(plain.variables), out.stages[1]["interpolation"]["fraction"]
+    for path, value in tiny.flat(out.variables).items():
+        expected = (1 - fraction) * first[path] + fraction * last[path]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_harmful_stage_is_undone(tmp_path):
+    harmful = TUNE | {"lr": 0.1, "clip": 1.0, "epochs": 1}
+    out = tiny.fit(tmp_path, HEAD, harmful, select="loss")
+    alone = tiny.fit(tmp_path / "alone", HEAD, select="loss")
+    found = out.stages[1]["interpolation"]
+    assert found["tried"][-1]["val_loss"] > found["tried"][0]["val_loss"]
+    assert out.best["val_loss"] <= alone.best["val_loss"] * (1 + 1e-6)
+    if found["fraction"] == 0:
+        assert tiny.same(out.variables, alone.variables)
+        assert out.stages[1]["best_step"] == alone.best["step"]
+
+
+def test_alone_it_has_nothing_to_go_back_to(tmp_path):
+    out = tiny.fit(tmp_path, TUNE)
+    assert out.stages[0]["interpolation"]["fraction"] > 0
+    assert out.best["step"] == 6
+
+
+@pytest.mark.parametrize("step", [8, 10])
+def test_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, step):
+    monkeypatch.setattr(stage_run, "_SAVE_WITHIN_EPOCH_SECONDS", -1.0)
+    real, done = stage_run.make_train_step, [0]
+
+    def make(*args, **kwargs):
+        inner = real(*args, **kwargs)
+
+        def counted(*batch):
+            done[0] += 1
+            if done[0] > step:
+                raise RuntimeError("killed")
+            return inner(*batch)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage_run, "make_train_step", make)
+        with pytest.raises(RuntimeError, match="killed"):
+            tiny.fit(tmp_path, HEAD, TUNE, select="loss")
+    out = tiny.fit(tmp_path, HEAD, TUNE, select="loss")
+    assert tiny.same(whole[1].variables, out.variables)
+    assert out.stages[1]["interpolation"] == whole[1].stages[1]["interpolation"]
+
+
+def test_score_orders():
+    assert score(0.9, 2.0, 10) > score(0.8, 0.1, 10)
+    assert score(0.9, 0.1, 10) > score(0.9, 0.2, 10)
+    assert score(0.8, 0.1, 10, "loss") > score(0.9, 0.2, 10, "loss")
+    assert score(0.9, float("nan"), 10, "loss") == -1.0

@@ -1,0 +1,283 @@
+"""The loop in one process: purity, resuming at any step, best and latest, NaN, stopping."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+
+from tlflax.errors import DataError
+from tlflax.train import loop, stage_run
+from tlflax.train.checkpoint import UNSCORED, Checkpoints
+from tlflax.train.interrupt import Guard, Interrupted
+
+# 39 images in batches of 13: three steps an epoch. Dropout 0.2 is in the model.
+TWO = (
+    {"train": ("block3",), "bn": "train", "augment": "flip_crop", "stop": ("patience=2",)},
+    {"train": ("from block2",), "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01},
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, tiny.fit(folder, *TWO)
+
+
+def cut_at(monkeypatch, step, error=RuntimeError("killed")):
+    """Makes the ``step``-th train step of this process fail as if the power went."""
+    real, done = stage_run.make_train_step, [0]
+
+    def make(*args, **kwargs):
+        inner = real(*args, **kwargs)
+
+        def counted(*batch):
+            done[0] += 1
+            if done[0] > step:
+                raise error
+            return inner(*batch)
+
+        return counted
+
+    monkeypatch.setattr(stage_run, "make_train_step", make)
+
+
+def test_learns_and_reports(whole):
+    folder, out = whole
+    assert out.best["val_accuracy"] > 0.6  # chance is a third
+    assert [r["step"] for r in out.history] == [3, 6, 9, 12]
+    assert [r["epoch"] for r in out.history] == [1, 2, 3, 4]
+    assert (
+        out.best["step"]
+        == max(out.history, key=lambda r: (r["val_accuracy"], -r["val_loss"]))["step"]
+    )
+    assert [(s["name"], s["steps"], s["boundary"], s["cached"]) for s in out.stages] == [
+        ("s0", 6, "block2_pool", False),
+        ("s1", 6, "block1_pool", True),
+    ]
+    assert all(s["frozen_unchanged"] for s in out.stages)
+
+
+def test_same_seed_same_bits_other_seed_other(whole, tmp_path):
+    again = tiny.fit(tmp_path / "a", *TWO)
+    assert tiny.same(whole[1].variables, again.variables)
+    other = tiny.fit(tmp_path / "b", *TWO, seed=1)
+    assert not tiny.same(whole[1].variables, other.variables)
+
+
+@pytest.mark.parametrize(
+    ("step", "every_step"), [(1, True), (4, True), (6, True), (8, True), (5, False), (11, False)]
+)
+def test_killed_anywhere_the_same_run_comes_out(whole, tmp_path, monkeypatch, step, every_step):
+    if every_step:
+        monkeypatch.setattr(stage_run, "_SAVE_WITHIN_EPOCH_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        cut_at(patch, step)
+        with pytest.raises(RuntimeError, match="killed"):
+            tiny.fit(tmp_path, *TWO)
+    if every_step:
+        with Checkpoints(tmp_path / "checkpoints") as found:
+            assert found.latest_step == step
+    out = tiny.fit(tmp_path, *TWO)
+    assert tiny.same(whole[1].variables, out.variables)
+    assert tiny.rows(tmp_path) == tiny.rows(whole[0])
+    assert out.best == whole[1].best
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4
+
+
+def test_interrupted_inside_an_epoch_it_is_saved_but_never_the_best(whole, tmp_path, monkeypatch):
+    for step, number in ((4, 15), (6, 2), (7, 2)):
+        guard = Guard()
+        real = stage_run.make_train_step
+
+        def make(*args, real=real, guard=guard, step=step, number=number, **kwargs):
+            inner = real(*args, **kwargs)
+
+            def signalled(state, *rest):
+                result = inner(state, *rest)
+                offset = 6 if kwargs["seed"][1] else 0
+                if int(result[0]["step"]) + offset == step:
+                    guard._handle(number, None)
+                return result
+
+            return signalled
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stage_run, "make_train_step", make)
+            with pytest.raises(Interrupted) as caught:
+                tiny.fit(tmp_path, *TWO, guard=guard)
+        assert caught.value.code == 128 + number
+        with Checkpoints(tmp_path / "checkpoints") as found:
+            assert found.latest_step == step
+            evaluated = [r["step"] for r in tiny.rows(tmp_path)]
+            best = found.meta(step)["best"]
+            assert best["step"] in evaluated
+            # The best is still there, beside the latest.
+            assert found._manager.best_step() == best["step"]
+    assert tiny.same(whole[1].variables, tiny.fit(tmp_path, *TWO).variables)
+    assert tiny.rows(tmp_path) == tiny.rows(whole[0])
+
+
+def test_the_next_stage_starts_from_the_best(tmp_path, monkeypatch):
+    # After the first epoch the rate is absurd, so the best is not the last.
+    def schedule(name, peak, steps, warmup):
+        return lambda step: (step < 3) * peak + (step >= 3) * 3.0
+
+    monkeypatch.setattr(stage_run, "make_schedule", schedule)
+    started = []
+    real = stage_run.split_variables
+    monkeypatch.setattr(
+        stage_run, "split_variables", lambda v, *rest: (started.append(tiny.flat(v)), real(v, *rest))[1]
+    )
+    out = tiny.fit(tmp_path, {"train": ("block3",), "epochs": 3}, {"epochs": 1})
+    assert out.stages[0]["best_step"] == 3
+    with Checkpoints(tmp_path / "checkpoints") as found:
+        best = tiny.flat(found.variables(3, out.variables)) if out.best["step"] == 3 else None
+    head = "params/head/logits/kernel"
+    assert np.abs(started[1][head]).max() < 1.0, "the second stage began at the ruined values"
+    if best is not None:
+        assert tiny.same(out.variables, best)
+        assert all(started[1][p].tobytes() == best[p].tobytes() for p in best)
+
+
+def test_equal_scores_keep_the_first_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_run, "score", lambda accuracy, loss, n, select: 0.5)
+    out = tiny.fit(tmp_path, {"epochs": 2}, {"epochs": 2, "lr": 1e-4})
+    assert out.best["step"] == 3
+    with Checkpoints(tmp_path / "checkpoints") as found:
+        assert tiny.same(found.variables(3, out.variables), out.variables)
+
+
+def test_a_finished_training_does_nothing_more(whole, monkeypatch):
+    cut_at(monkeypatch, 0)
+    out = tiny.fit(whole[0], *TWO)
+    assert tiny.same(out.variables, whole[1].variables)
+    assert out.stages == whole[1].stages
+
+
+def test_other_images_are_refused(whole, tmp_path):
+    other = tiny.job(whole[0], *TWO)
+    other.fingerprint = "other"
+    with pytest.raises(DataError, match="images have changed"):
+        loop.train(other)
+
+
+def test_nan_is_one_clear_error_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    def schedule(name, peak, steps, warmup):
+        return lambda step: (step < 3) * peak + (step >= 3) * 1e30
+
+    monkeypatch.setattr(stage_run, "make_schedule", schedule)
+    with pytest.raises(stage_run.Diverged) as caught:
+        tiny.fit(tmp_path, {"epochs": 4, "train": "all", "optimizer": "sgd"})
+    text = str(caught.value)
+    assert "stage 's0'" in text and "step 3, validation accuracy" in text and "Lower lr" in text
+    with Checkpoints(tmp_path / "checkpoints") as found:
+        assert found.latest_step == 3
+        kept = tiny.flat(found.variables(3, tiny.model().init(0)))
+    assert all(np.isfinite(v).all() for v in kept.values())
+
+
+def test_nan_after_the_last_update_of_an_epoch_is_not_saved(tmp_path, monkeypatch):
+    # The training loss is measured before the update: only the validation sees this one.
+    def schedule(name, peak, steps, warmup):
+        return lambda step: peak + (step == 2) * math.inf
+
+    monkeypatch.setattr(stage_run, "make_schedule", schedule)
+    with pytest.raises(stage_run.Diverged, match="validation loss .* no checkpoint"):
+        tiny.fit(tmp_path, {"epochs": 2})
+    assert tiny.rows(tmp_path) == []
+
+
+# A first stage that gets somewhere, a second that goes too far and is drawn back.
+BACK = (
+    {"train": "all", "bn": "train", "epochs": 3},
+    {"train": "from block2", "lr": 0.02, "bn": "train", "interpolate": True},
+)
+
+
+def test_interpolation_ends_no_worse_than_it_began(tmp_path):
+    out = tiny.fit(tmp_path, *BACK)
+    first, second = out.stages
+    chosen = second["interpolation"]
+    tried = chosen["tried"]
+    assert [t["fraction"] for t in tried] == [i / 10 for i in range(11)]
+    # Fraction 0 is the best of the stages before, fraction 1 the stage's last epoch.
+    assert tried[0]["val_loss"] == pytest.approx(first["val_loss"], rel=1e-4)
+    last = [r for r in out.history if r["stage"] == "s1" and "fraction" not in r][-1]
+    assert tried[-1]["val_loss"] == pytest.approx(last["val_loss"], rel=1e-4)
+    rank = [(t["val_accuracy"], -t["val_loss"]) for t in tried]
+    assert rank[tried.index({k: chosen[k] for k in tried[0]})] == max(rank)
+    assert out.best["val_accuracy"] == chosen["val_accuracy"]
+    job = tiny.job(tmp_path, *BACK)
+    validate, _ = job.streams.validation(out.variables, job.policies[1])
+    accuracy, loss = validate(out.variables)
+    assert accuracy == chosen["val_accuracy"]
+    assert loss == pytest.approx(chosen["val_loss"], rel=1e-4)
+
+
+def test_a_killed_interpolation_comes_out_the_same(tmp_path, monkeypatch):
+    whole = tiny.fit(tmp_path / "whole", *BACK)
+    monkeypatch.setattr(stage_run, "_SAVE_WITHIN_EPOCH_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        cut_at(patch, 13)  # inside the second stage: its first weights are only in the checkpoint
+        with pytest.raises(RuntimeError, match="killed"):
+            tiny.fit(tmp_path / "cut", *BACK)
+    again = tiny.fit(tmp_path / "cut", *BACK)
+    assert tiny.same(whole.variables, again.variables)
+    assert tiny.rows(tmp_path / "whole") == tiny.rows(tmp_path / "cut")
+    assert whole.stages[1]["interpolation"] == again.stages[1]["interpolation"]
+
+
+@pytest.mark.parametrize(("select", "best"), [("accuracy", 3), ("loss", 6)])
+def test_select(tmp_path, monkeypatch, select, best):
+    scripted(monkeypatch, [(0.7, 2.0), (0.6, 0.5), (0.7, 2.1)])
+    assert tiny.fit(tmp_path, {"epochs": 3}, select=select).best["step"] == best
+
+
+def scripted(monkeypatch, results):
+    """Replaces the validation by given (accuracy, loss) pairs."""
+    from tlflax.train.streams import Streams
+
+    queue = iter(results)
+    monkeypatch.setattr(Streams, "validation", lambda *a: (lambda variables: next(queue), None))
+
+
+@pytest.mark.parametrize(
+    ("stop", "results", "epochs", "best", "why"),
+    [
+        ((), [(0.5, 1), (0.4, 1), (0.3, 1)], 3, 3, "all epochs"),
+        (("patience=1",), [(0.5, 1), (0.4, 1)], 2, 3, "no better for 1 epochs"),
+        (("patience=2",), [(0.5, 1), (0.4, 1), (0.5, 1), (0.9, 1)], 3, 3, "no better for 2"),
+        # Same accuracy, lower loss: an improvement.
+        (("patience=1",), [(0.5, 1), (0.5, 0.9), (0.5, 0.9)], 3, 6, "no better for 1"),
+        (("val_accuracy>=0.9",), [(0.5, 1), (0.9, 1), (0.9, 1)], 2, 6, "val_accuracy >= 0.9"),
+        (("val_loss<=0.5",), [(0.6, 0.6), (0.5, 0.5)], 2, 3, "val_loss <= 0.5 reached"),
+        (("patience=1", "val_loss<=0.5"), [(0.6, 0.4)], 1, 3, "val_loss <= 0.5 reached"),
+    ],
+)
+def test_stopping(tmp_path, monkeypatch, stop, results, epochs, best, why):
+    scripted(monkeypatch, results)
+    out = tiny.fit(tmp_path, {"epochs": 3, "stop": stop})
+    (stage,) = out.stages
+    assert stage["epochs"] == len(out.history) == epochs
+    assert out.best["step"] == best
+    assert why in stage["stopped"]
+
+
+def test_checkpoints_keep_latest_and_best(tmp_path):
+    # Saves at steps 1-4 with accuracy .5 .9 .7 .6, then one between evaluations.
+    with Checkpoints(tmp_path / "c") as manager:
+        for step, score in enumerate((0.5, 0.9, 0.7, 0.6, UNSCORED), start=1):
+            tree = {"params": {"w": np.full(3, step, np.float32)}, "batch_stats": {}}
+            manager.save(step, tree, {"n": np.array(step)}, {"history": [step]}, score)
+        manager.wait()
+    with Checkpoints(tmp_path / "c") as manager:
+        assert sorted(manager._manager.all_steps()) == [2, 5]
+        assert manager.latest_step == 5
+        assert manager._manager.best_step() == 2
+        assert manager.variables(2, tree)["params"]["w"].tolist() == [2, 2, 2]
+        assert manager.training(5, {"n": np.array(0)})["n"] == 5
+        assert manager.meta(5) == {"history": [5]}
+        with pytest.raises(RuntimeError, match="not written"):
+            manager.save(5, tree, {"n": np.array(5)}, {}, 0.1)
