@@ -81,26 +81,29 @@ model.summary(train={"block3_pool": 0.1}, lr=1e-2)
 # ## Training in two stages
 #
 # First the head alone: it starts from nothing, and its first steps would spoil the blocks below.
-# Then everything at a lower rate, with small random rotations, shifts and zooms of the images.
-# The second stage starts from the best state of the first.
+# Then everything, with small random rotations, shifts and zooms of the images; `bn="train"` lets
+# BatchNorm take its statistics from the new images. The second stage starts from the best state
+# of the first. With only 100 validation images accuracy moves in steps of 1 %, so the best state
+# is chosen by loss.
 
 # %%
 run = tl.fit(
     model,
     digits,
     stages=[
-        tl.stage("head", epochs=20, lr=1e-2, schedule="cosine"),
+        tl.stage("head", epochs=30, lr=1e-2, schedule="cosine"),
         tl.stage(
             "tune",
-            epochs=10,
+            epochs=15,
             train="all",
-            lr=2e-3,
+            lr=8e-3,
             schedule="cosine",
             warmup=0.1,
             bn="train",
             augment="shift_rotate(rotation=10.0, shift=0.06, zoom=0.1)",
         ),
     ],
+    select="loss",
 )
 
 # %% [markdown]

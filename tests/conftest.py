@@ -16,7 +16,7 @@ def _own_folders(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def real() -> Path:
-    """The folder of real weights and images: $TLFLAX_REAL, or ../shared/real beside the checkout."""
+    """The real weights and images: $TLFLAX_REAL, or ../shared/real beside the checkout."""
     folder = Path(os.environ.get("TLFLAX_REAL") or ROOT.parent / "shared" / "real")
     if not (folder / "weights").is_dir():
         pytest.skip(f"no real weights: {folder} does not exist (set TLFLAX_REAL)")

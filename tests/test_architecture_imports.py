@@ -57,7 +57,7 @@ def test_there_are_files_to_look_at():
 @pytest.mark.parametrize(
     ("where", "never"),
     [
-        ("backbones/", "convert policy train model heads data run main api features evaluate report"),
+        ("backbones/", "convert policy train model heads data run main api features report"),
         ("ops/", "backbones convert policy train model data run main api"),
         ("convert/", "policy train model heads data run main api features evaluate report"),
         ("data/", "backbones convert policy train model heads run main api features"),

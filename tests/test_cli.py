@@ -1,4 +1,4 @@
-"""Every mistake is one line that begins with "error:" and exit code 2, and leaves nothing behind."""
+"""Every mistake is one line that begins with "error:", exit code 2, and leaves nothing behind."""
 
 import json
 import sys

@@ -101,7 +101,7 @@ def test_unreadable_images(moved, tmp_path):
     shutil.copytree(moved[1] / "vertical", tmp_path / "vertical")
     (tmp_path / "vertical" / "bad.png").write_text("no picture")
     predictor = predict.Predictor.open(moved[0])
-    with pytest.raises(DataError, match="bad.png"):
+    with pytest.raises(DataError, match=r"bad\.png"):
         predictor.predict(tmp_path)
     found = predictor.predict(tmp_path, on_bad_image="skip")
     assert len(found.files) == 5
@@ -115,7 +115,7 @@ def test_open_refuses_what_is_no_run(moved, tmp_path):
         predict.Predictor.open(tmp_path)
     whole = (moved[0] / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(ConvertError, match="model.safetensors"):
+    with pytest.raises(ConvertError, match=r"model\.safetensors"):
         predict.Predictor.open(tmp_path)
 
 

@@ -20,9 +20,9 @@ from tlflax.result import Run
 
 # Dropout, augmentation, early stopping, live BatchNorm; 39 images, three steps an epoch.
 STAGES = """(
-        {"name": "first", "epochs": 12, "train": ("block3",), "lr": 3e-5, "bn": "train",
-         "augment": "flip_crop", "stop": ("patience=8",)},
-        {"name": "second", "epochs": 16, "train": ("from block2",), "lr": 3e-3,
+        {"name": "first", "epochs": 8, "train": ("block3",), "lr": 3e-5, "bn": "train",
+         "augment": "flip_crop", "stop": ("patience=6",)},
+        {"name": "second", "epochs": 12, "train": ("from block2",), "lr": 3e-3,
          "optimizer": "adamw", "weight_decay": 0.01, "schedule": "cosine", "clip": 1.0},
     )"""
 
@@ -92,29 +92,21 @@ def finish(arguments, folder, reference):
     return found.stdout
 
 
-def test_killed_in_both_stages_the_same_model_comes_out(reference, tmp_path):
-    folder = tmp_path / "run"
-    folder_args = reference[1], folder
-    assert interrupted(*folder_args, "first", 2, 0.013, signal.SIGKILL)[0] == -9
-    assert not (folder / "model.safetensors").exists()
-    assert interrupted(*folder_args, "second", 6, 0.007, signal.SIGKILL)[0] == -9
-    out = finish(*folder_args, reference[0])
-    assert "resuming at step" in out
-    assert "in stage 'second'" in out
-
-
-def test_sigterm_and_ctrl_c_save_and_go_on(reference, tmp_path):
-    folder = tmp_path / "run"
-    code, err = interrupted(reference[1], folder, "first", 2, 0.011, signal.SIGTERM)
+def test_killed_and_interrupted_in_both_stages_the_same_model_comes_out(reference, tmp_path):
+    run, arguments = tmp_path / "run", reference[1]
+    code, _ = interrupted(arguments, run, "first", 1, 0.013, signal.SIGKILL)
+    assert code == -9
+    assert not (run / "model.safetensors").exists()
+    code, err = interrupted(arguments, run, "first", 3, 0.011, signal.SIGTERM)
     assert code == 143
-    (line,) = [s for s in err.splitlines() if s]
-    assert line == "SIGTERM: saved; run the same command to go on"
-    saved = max(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
-    code, err = interrupted(reference[1], folder, "second", 2, 0.017, signal.SIGINT)
+    assert err.splitlines()[-1] == "SIGTERM: saved; run the same command to go on"
+    code, _ = interrupted(arguments, run, "second", 3, 0.007, signal.SIGKILL)
+    assert code == -9
+    code, err = interrupted(arguments, run, "second", 5, 0.017, signal.SIGINT)
     assert code == 130
     assert "Traceback" not in err
-    out = finish(reference[1], folder, reference[0])
-    assert saved > 0
+    out = finish(arguments, run, reference[0])
+    assert "resuming at step" in out
     assert "in stage 'second'" in out
 
 

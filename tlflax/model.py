@@ -111,7 +111,7 @@ class Model:
         """The same network for other classes; nothing below the head is traced again."""
         other = copy.copy(self)
         other.architecture = dataclasses.replace(self.architecture, classes=tuple(classes))
-        for name in ("abstract", "anatomy"):
+        for name in ("abstract", "anatomy", "_initialise"):
             other.__dict__.pop(name, None)
         return other
 
@@ -143,8 +143,13 @@ class Model:
         """Random variables (float32), the same for the same seed."""
         size = self.architecture.image_size
         images = jnp.zeros((1, size, size, 3), jnp.uint8)
-        variables = jax.jit(self.module().init)(jax.random.key(seed), images)
+        variables = self._initialise(jax.random.key(seed), images)
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+    @functools.cached_property
+    def _initialise(self):
+        # Kept, because the baseline starts from random values too and compiling takes seconds.
+        return jax.jit(self.module().init)
 
     def load(self, variables: Mapping, weights: Weights) -> dict:
         """Replaces the backbone of ``variables`` by pretrained weights, all of it.

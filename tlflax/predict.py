@@ -155,7 +155,7 @@ def find_images(
         else:
             raise DataError(f"{path} does not exist")
     if not files:
-        raise DataError(f"no images ({listing(SUFFIXES)}) in {listing(paths)}")
+        raise DataError(f"no images ({listing(SUFFIXES)}) in {listing(map(str, paths))}")
     names = list(classes)
     labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
     return [str(p) for p in files], np.array(labels, np.int32)
@@ -163,7 +163,7 @@ def find_images(
 
 def main(argv: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("tlflax.predict", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("tlflax.predict", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run_dir", help="directory of a finished run")
     parser.add_argument("images", nargs="+", help="image files and folders")
     parser.add_argument("--out", default="predictions.csv", help="CSV to write")

@@ -157,7 +157,8 @@ def fit(
       command: recorded in the report.
     """
     if select not in SELECT:
-        raise ConfigError(f"select must be accuracy or loss, got {select!r}{suggest(select, SELECT)}")
+        hint = suggest(select, SELECT)
+        raise ConfigError(f"select must be accuracy or loss, got {select!r}{hint}")
     if workdir is not None and finished(workdir):
         return reopen(workdir)
     began = time.monotonic()

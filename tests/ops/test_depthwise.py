@@ -36,7 +36,8 @@ def oracle(x, w, stride, padding):
 def draw(height, width, kernel, dtype=np.float32, channels=3, batch=2):
     rng = np.random.default_rng(height * 100 + width * 10 + kernel)
     x = rng.standard_normal((batch, height, width, channels))
-    return jnp.asarray(x, dtype), jnp.asarray(rng.standard_normal((kernel, kernel, 1, channels)), dtype)  # fmt: skip
+    w = rng.standard_normal((kernel, kernel, 1, channels))
+    return jnp.asarray(x, dtype), jnp.asarray(w, dtype)
 
 
 def close(a, b, tolerance=1e-5):

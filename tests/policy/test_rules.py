@@ -167,7 +167,7 @@ def test_first_rule_wins_and_dict_order_counts():
     assert narrow_first.multipliers["backbone/stem/stem_conv/kernel"] == 0.5
     one = apply_rules(parse_rules({"block_13": 0.1, "all": 0.5}), ANATOMY, SIZES, STATS)
     assert one.multipliers == narrow_first.multipliers
-    with pytest.raises(PolicyError, match="'block_13 x 0.1' has no effect: 'all x 0.5'"):
+    with pytest.raises(PolicyError, match=r"'block_13 x 0\.1' has no effect: 'all x 0\.5'"):
         apply_rules(parse_rules({"all": 0.5, "block_13": 0.1}), ANATOMY, SIZES, STATS)
 
 

@@ -23,7 +23,7 @@ def losses(out):
         pytest.param({}, {"head": "flatten"}, marks=pytest.mark.slow),
         ({}, {"endpoint": "block3_relu1"}),  # cut inside a block
         pytest.param({"train": "block3"}, {}, marks=pytest.mark.slow),
-        ({"train": "block3"}, {"endpoint": "block3_relu1"}),
+        pytest.param({"train": "block3"}, {"endpoint": "block3_relu1"}, marks=pytest.mark.slow),
         ({"train": "block2", "bn": "train"}, {}),
     ],
 )
@@ -78,7 +78,7 @@ def test_features_are_kept_between_stages_while_the_weights_below_are_the_same(
     assert computed == [39, 21, 39, 39]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", [pytest.param("train", marks=pytest.mark.slow), "val"])
 def test_above_the_memory_limit_images_are_used(tmp_path, monkeypatch, split):
     # 39 or 21 rows of 4x4xC float32: exactly one of the splits does not fit.
     shape = tiny.model().blocks[1].shape
@@ -113,7 +113,7 @@ def test_augmentation_never_reaches_evaluation(tmp_path, monkeypatch):
 
     monkeypatch.setattr(streams, "Images", Recorder)
     for key in ("none", "flip_crop", "shift_rotate"):
-        out = tiny.fit(tmp_path / key, {"augment": key, "train": "all"})
+        out = tiny.fit(tmp_path / key, {"augment": key, "epochs": 1})
         streams.probabilities(tiny.model(), {"a": out.variables}, tiny.data().test, Placement(), 16)
     for name in ("val", "test"):
         assert seen["none", name] == seen["flip_crop", name] == seen["shift_rotate", name]

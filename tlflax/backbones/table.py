@@ -66,6 +66,7 @@ _SPECS = (
         size=32,
         min_size=8,
         packaged="glyph_cnn.safetensors",
+        parameters=202_000,
         licence="Apache-2.0 (made by scripts/pretrain_quickstart.py)",
     ),
 )

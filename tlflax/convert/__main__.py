@@ -64,7 +64,7 @@ def report(spec: Spec, weights: Weights) -> str:
 
 def main(argv: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("tlflax.convert", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("tlflax.convert", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("source", help="weight file (.h5, .safetensors)")
     parser.add_argument("dest", help="file to write, ending in .safetensors")
     parser.add_argument("--backbone", help="zoo name; recognised if only one fits")

@@ -182,7 +182,7 @@ def keras_outputs(model, spec: "Spec", images: np.ndarray) -> dict[str, np.ndarr
     package = "mobilenet_v2" if spec.name.startswith("mobilenet_v2") else spec.name
     prepare = getattr(keras.applications, package).preprocess_input
     layers = [layer for layer in model.layers if layer.__class__.__name__ != "InputLayer"]
-    every = keras.Model(model.input, {layer.name: layer.output for layer in layers})
+    every: Any = keras.Model(model.input, {layer.name: layer.output for layer in layers})
     outputs = every.predict(prepare(images.astype("float32")), verbose=0)
     # predict() sorts the names; the first layer that differs is told by the network's order.
     return {layer.name: np.asarray(outputs[layer.name]) for layer in layers}

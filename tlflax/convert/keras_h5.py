@@ -6,6 +6,7 @@ Attributes longer than 64 KiB are split into ``layer_names0``, ``layer_names1``,
 """
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from tlflax.errors import ConvertError
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: Any, attribute: str) -> list[str]:
     if attribute in group.attrs:
         values = list(group.attrs[attribute])
     else:
@@ -39,7 +40,9 @@ def read_keras_h5(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with h5py.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            # A name may be a group, an array or a type; what does not behave like the expected
+            # one ends below as an unreadable file.
+            root: Any = file["model_weights"] if "model_weights" in file else file
             layers = _names(root, "layer_names")
             if not layers:
                 raise ConvertError(
@@ -52,14 +55,14 @@ def read_keras_h5(path: Path) -> dict[str, np.ndarray]:
                     name = f"{layer}/{stored.rsplit('/', 1)[-1].split(':')[0]}"
                     if name in arrays:
                         raise ConvertError(
-                            f"{path}: {layer!r} is a model inside the model (two weights {name!r}); "
-                            "save the backbone alone and convert that"
+                            f"{path}: {layer!r} is a model inside the model (two weights "
+                            f"{name!r}); save the backbone alone and convert that"
                         )
                     array = np.asarray(root[layer][stored])
                     if array.dtype.kind not in "fiu":
                         raise ConvertError(f"{path}: {name} holds {array.dtype}, no numbers")
                     arrays[name] = array
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConvertError(
             f"cannot read {path} as a Keras .h5 file: {reason}. It may be truncated or of another "

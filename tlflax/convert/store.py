@@ -85,6 +85,8 @@ def download(source: Source) -> Path:
     """
     import pooch
 
+    # pooch's own annotation of a downloader names the arguments of a processor.
+    downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)
     folder = cache_dir() / "downloads"
     try:
         path = pooch.retrieve(
@@ -92,7 +94,7 @@ def download(source: Source) -> Path:
             known_hash=source.hash,
             fname=source.file_name,
             path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+            downloader=downloader,
         )
     except Exception as error:  # requests, urllib3 and pooch have no common base class
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -1,5 +1,6 @@
 """Placement on all local devices: batches are split over them, everything else is copied."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ class Placement:
       multiple: number of devices; batch rows are rounded up to a multiple of it.
     """
 
-    def __init__(self, devices: list[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         devices = devices or jax.local_devices()
         self.multiple = len(devices)
         # Auto axes: with jax's default (explicit) ones Linen's Dropout cannot be traced.

@@ -257,7 +257,7 @@ class StageRun:
             "epoch": progress.epochs_before + progress.step / self.per_epoch,
             "train_loss": sums["loss"] / max(sums["weight"], 1.0),
             "train_accuracy": sums["correct"] / max(sums["weight"], 1.0),
-            "learning_rate": float(self.schedule(progress.step - 1)),
+            "learning_rate": float(np.asarray(self.schedule(progress.step - 1))),
         }
 
     def _refuse_nan(self, which: str, loss: jax.Array | float | None) -> None:

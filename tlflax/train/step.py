@@ -97,7 +97,7 @@ def make_eval_step(
     """Builds ``evaluate(variables, batch) -> log-probabilities [B, classes]``."""
 
     def evaluate(variables, batch):
-        logits = module.apply(variables, batch["image"], start=start)
+        logits: Any = module.apply(variables, batch["image"], start=start)
         return jax.nn.log_softmax(logits)
 
     return jax.jit(evaluate)
@@ -116,7 +116,7 @@ def make_prefix(
     """
 
     def prefix(variables, images):
-        x = module.apply(variables, images, stop=stop, method="features")
+        x: Any = module.apply(variables, images, stop=stop, method="features")
         return x.mean(axis=(1, 2)) if pool and x.ndim == 4 else x
 
     return jax.jit(prefix)
