@@ -23,8 +23,8 @@ The interval of a single run is about +- .013 (fine-tuned) and +- .017. "Frozen"
 images, which are the same for every seed, five times: it is too narrow as a statement on other
 digits.
 
-Time: 37 s of CPU time; 53 s on 2 CPU cores shared with other jobs (load 7), November 2026. About
-two thirds of the time before the first epoch of a stage is XLA compiling.
+Time: 37 s of CPU time; 53 s on 2 CPU cores shared with other jobs (load 7), November 2026.
+Shortened to one epoch a stage, more than half of the time is XLA compiling.
 """
 
 from tlflax.config import base
