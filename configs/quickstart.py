@@ -3,7 +3,8 @@
     python -m tlflax.main --config configs/quickstart.py --workdir runs/quickstart
 
 Needs no network: the digits are scikit-learn's, the pretrained weights come with tlflax. They
-were trained on printed letters and digits (scripts/pretrain_quickstart.py), never on handwriting.
+were trained on printed letters and digits (scripts/pretrain_quickstart.py), never on handwriting;
+the pretraining recipe was revised once, after a first version had been seen on validation digits.
 100 training images; 100 more choose the best state (by loss, because accuracy moves in steps of
 1 %); 900 test images. First the head on frozen features, then everything with the new images'
 BatchNorm statistics; beside it the same network from random values, with the same augmentation.

@@ -9,6 +9,13 @@ does not wait for jax.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlflax.api import classifier, dataset, fit, stage
+    from tlflax.errors import TlflaxError
+    from tlflax.predict import Predictor
+    from tlflax.result import Run
 
 __version__ = "0.1.0"
 

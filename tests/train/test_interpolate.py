@@ -21,7 +21,8 @@ def test_the_best_fraction_on_validation_is_chosen(whole):
     _, out = whole
     found = out.stages[1]["interpolation"]
     assert [t["fraction"] for t in found["tried"]] == [i / 10 for i in range(11)]
-    assert found["val_loss"] == min(t["val_loss"] for t in found["tried"])
+    assert found["calibrated_loss"] == min(t["calibrated_loss"] for t in found["tried"])
+    assert found["gain_in_standard_errors"] > 1
     # The first of them is the stage before, the last the stage's own last epoch.
     assert found["tried"][0]["val_loss"] == pytest.approx(out.stages[0]["val_loss"], rel=1e-5)
     raw = [r for r in out.history if r["stage"] == "s1" and "fraction" not in r]
@@ -51,10 +52,20 @@ def test_a_harmful_stage_is_undone(tmp_path):
     alone = tiny.fit(tmp_path / "alone", HEAD, select="loss")
     found = out.stages[1]["interpolation"]
     assert found["tried"][-1]["val_loss"] > found["tried"][0]["val_loss"]
-    assert out.best["val_loss"] <= alone.best["val_loss"] * (1 + 1e-6)
-    if found["fraction"] == 0:
+    kept = found["fraction"] == 0
+    assert kept == (found["gain_in_standard_errors"] <= 1)
+    if kept:
         assert tiny.same(out.variables, alone.variables)
-        assert out.stages[1]["best_step"] == alone.best["step"]
+        assert out.stages[1]["best_step"] == alone.best["step"] == out.best["step"]
+
+
+def test_noise_is_no_gain(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_run, "gain_in_standard_errors", lambda before, after: 0.9)
+    out = tiny.fit(tmp_path, HEAD, TUNE, select="loss")
+    assert out.stages[1]["interpolation"]["fraction"] == 0
+    alone = tiny.fit(tmp_path / "alone", HEAD, select="loss")
+    assert tiny.same(out.variables, alone.variables)
+    assert out.best == alone.best
 
 
 def test_alone_it_has_nothing_to_go_back_to(tmp_path):

@@ -13,6 +13,8 @@ from tqdm import tqdm
 from tlflax.data.pipeline import prefetch, train_batches
 from tlflax.data.plan import TrainPlan
 from tlflax.errors import TlflaxError
+from tlflax.evaluate.calibration import calibrated_loss, gain_in_standard_errors
+from tlflax.evaluate.predict import accuracy_and_loss
 from tlflax.policy.optimizer import make_optimizer, make_schedule
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
 from tlflax.train.interrupt import Interrupted
@@ -82,6 +84,7 @@ class StageRun:
             saved = checkpoints.training(progress.global_step, like)
             self.origin = saved.pop("origin")
             state |= saved
+        self.labels = job.streams.val_labels
         self.validate, val_start = job.streams.validation(variables, policy)
         names = tuple(job.model.anatomy.blocks)
         # Training and validation may begin at different places: only one of them may be cached.
@@ -160,7 +163,8 @@ class StageRun:
         """Evaluates at the end of an epoch; returns whether the result is the best so far."""
         progress, stage = self.progress, self.stage
         row = self._row()
-        row["val_accuracy"], row["val_loss"] = self.validate(merge(self.state, self.placed))
+        log_p = self.validate(merge(self.state, self.placed))
+        row["val_accuracy"], row["val_loss"] = accuracy_and_loss(log_p, self.labels)
         # The last update of the epoch is seen in no training loss.
         self._refuse_nan("validation", row["val_loss"])
         row["seconds"] = round(self._seconds(), 3)
@@ -184,10 +188,12 @@ class StageRun:
     def _interpolate(self, last: dict[str, Any]) -> dict[str, Any]:
         """Goes back part of the way to the stage's first weights, as far as validation says.
 
-        WiSE-FT (Wortsman et al., arXiv:2109.01903). Fraction 0 keeps the result of the stages
-        before, so the stage cannot end worse on the validation images than it began.
+        WiSE-FT (Wortsman et al., arXiv:2109.01903). Fractions are compared by loss at each one's
+        best temperature, because a mixture is also better or worse calibrated, which says nothing
+        about its answers. Fraction 0, the result of the stages before, is left only for a gain of
+        more than one standard error of the paired differences: the stage has to earn its place.
         """
-        progress = self.progress
+        progress, labels = self.progress, self.labels
         end = {k: jax.device_get(self.state[k]) for k in ("trainable", "statistics")}
 
         def mixed(fraction: float) -> dict[str, Any]:
@@ -199,12 +205,17 @@ class StageRun:
                 for part, leaves in end.items()
             }
 
-        tried = []
+        tried, losses = [], []
         for fraction in FRACTIONS:
-            accuracy, loss = self.validate(merge({**self.state, **mixed(fraction)}, self.placed))
-            tried.append({"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss})
+            log_p = self.validate(merge({**self.state, **mixed(fraction)}, self.placed))
+            accuracy, loss = accuracy_and_loss(log_p, labels)
+            losses.append(calibrated_loss(log_p, labels))
+            found = {"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss}
+            tried.append(found | {"calibrated_loss": float(losses[-1].mean())})
+        best = min(range(1, len(tried)), key=lambda i: tried[i]["calibrated_loss"])
+        gain = gain_in_standard_errors(losses[0], losses[best])
         # Without an earlier stage there is no result to go back to.
-        chosen = max(tried if progress.best else tried[1:], key=self._score)
+        chosen = tried[best] if gain > 1 or progress.best is None else tried[0]
         if chosen["fraction"] > 0:
             self.state |= self.job.placement.replicate(mixed(chosen["fraction"]))
             row = {**last, **chosen, "seconds": round(self._seconds(), 3)}
@@ -212,10 +223,10 @@ class StageRun:
             self.log.write(row)
         self.job.say(
             f"{self.stage.name}: interpolated {chosen['fraction']:.0%} of the way from its first "
-            f"to its last weights, val accuracy {chosen['val_accuracy']:.3f}, "
-            f"loss {chosen['val_loss']:.3f}"
+            f"to its last weights (gain {gain:.1f} standard errors), val accuracy "
+            f"{chosen['val_accuracy']:.3f}, loss {chosen['val_loss']:.3f}"
         )
-        return {**chosen, "tried": tried}
+        return {**chosen, "gain_in_standard_errors": gain, "tried": tried}
 
     def _save_evaluated(self, improved: bool) -> None:
         late = time.monotonic() - self.saved_at > _SAVE_SECONDS
@@ -241,8 +252,8 @@ class StageRun:
         self.saved_at = time.monotonic()
 
     def _score(self, row: dict[str, Any]) -> float:
-        n = len(self.job.streams.val_labels)
-        return score(row["val_accuracy"], row["val_loss"], n, self.job.select)
+        n, select = len(self.labels), self.job.select
+        return score(row["val_accuracy"], row["val_loss"], n, select)
 
     def _seconds(self) -> float:
         return self.before + time.monotonic() - self.began

@@ -12,7 +12,7 @@ from tlflax.data.decode import Resize
 from tlflax.data.listing import Split
 from tlflax.data.pipeline import Images, eval_batches
 from tlflax.errors import ConfigError, suggest
-from tlflax.evaluate.predict import accuracy_and_loss, log_probabilities
+from tlflax.evaluate.predict import log_probabilities
 from tlflax.features.boundary import Features, compute, fits
 from tlflax.model import Model
 from tlflax.policy.policy import Policy
@@ -95,12 +95,13 @@ class Streams:
 
     def validation(
         self, variables: dict[str, Any], policy: Policy
-    ) -> tuple[Callable[[dict[str, Any]], tuple[float, float]], str | None]:
+    ) -> tuple[Callable[[dict[str, Any]], np.ndarray], str | None]:
         """How to evaluate on the validation split during a stage.
 
         Returns:
-          A function: variables -> (accuracy, mean loss); and the block that its pass starts
-          after (``None``: at the images), so that the variables below may be left out.
+          A function: variables -> log-probabilities ``[N, classes]``; and the block that its
+          pass starts after (``None``: at the images), so that the variables below may be left
+          out.
         """
         start, source = None, None
         if self._cacheable(policy, "val"):
@@ -109,7 +110,7 @@ class Streams:
         evaluate = make_eval_step(self._model.module(), start)
         names = tuple(self._model.anatomy.blocks)
 
-        def validate(current: dict[str, Any]) -> tuple[float, float]:
+        def validate(current: dict[str, Any]) -> np.ndarray:
             # Leaves below the boundary are not part of this pass.
             needed = {
                 c: tree.unflatten(above(tree.flatten(v), start, names)) for c, v in current.items()
@@ -117,11 +118,10 @@ class Streams:
             batches = eval_batches(
                 pixels, self.val_labels, self._batch_size, self._placement.multiple
             )
-            log_p = log_probabilities(
+            return log_probabilities(
                 evaluate, needed, batches, self._placement.batch,
                 len(self.val_labels), len(self._model.classes),
             )  # fmt: skip
-            return accuracy_and_loss(log_p, self.val_labels)
 
         return validate, start
 
