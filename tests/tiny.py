@@ -171,3 +171,23 @@ def write_config(path: Path, text: str, **keys) -> Path:
         "    return config\n"
     )
     return path
+
+
+def cut_at(monkeypatch, step):
+    """Makes the ``step``-th train step of this process fail as if the power went."""
+    from tlflax.train import stage_run
+
+    real, done = stage_run.make_train_step, [0]
+
+    def make(*args, **kwargs):
+        inner = real(*args, **kwargs)
+
+        def counted(*batch):
+            done[0] += 1
+            if done[0] > step:
+                raise RuntimeError("killed")
+            return inner(*batch)
+
+        return counted
+
+    monkeypatch.setattr(stage_run, "make_train_step", make)

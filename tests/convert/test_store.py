@@ -124,7 +124,9 @@ def test_official_file_is_found_by_name(where, folder, monkeypatch):
         models.mkdir()
         (folder / FILE).rename(models / FILE)
     weights = official(folder if where == "given" else None)
-    assert weights.source == SPEC.source.url and weights.notes == ()
+    # Keras publishes no hash for this file, so the name is all that is known.
+    assert weights.source.startswith(f"{FILE}, a local file of the official name")
+    assert SPEC.source.url in weights.source and weights.notes == ()
 
 
 def test_weights_dir_must_be_a_folder(tmp_path):

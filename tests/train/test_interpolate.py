@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tlflax.train import stage_run
+from tlflax.train import interpolate, stage_run
 from tlflax.train.progress import score
 
 HEAD = {"epochs": 2}
@@ -60,7 +60,7 @@ def test_a_harmful_stage_is_undone(tmp_path):
 
 
 def test_noise_is_no_gain(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage_run, "gain_in_standard_errors", lambda before, after: 0.9)
+    monkeypatch.setattr(interpolate, "gain_in_standard_errors", lambda before, after: 0.9)
     out = tiny.fit(tmp_path, HEAD, TUNE, select="loss")
     assert out.stages[1]["interpolation"]["fraction"] == 0
     alone = tiny.fit(tmp_path / "alone", HEAD, select="loss")
@@ -77,21 +77,8 @@ def test_alone_it_has_nothing_to_go_back_to(tmp_path):
 @pytest.mark.parametrize("step", [8, 10])
 def test_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, step):
     monkeypatch.setattr(stage_run, "_SAVE_WITHIN_EPOCH_SECONDS", -1.0)
-    real, done = stage_run.make_train_step, [0]
-
-    def make(*args, **kwargs):
-        inner = real(*args, **kwargs)
-
-        def counted(*batch):
-            done[0] += 1
-            if done[0] > step:
-                raise RuntimeError("killed")
-            return inner(*batch)
-
-        return counted
-
     with monkeypatch.context() as patch:
-        patch.setattr(stage_run, "make_train_step", make)
+        tiny.cut_at(patch, step)
         with pytest.raises(RuntimeError, match="killed"):
             tiny.fit(tmp_path, HEAD, TUNE, select="loss")
     out = tiny.fit(tmp_path, HEAD, TUNE, select="loss")

@@ -193,7 +193,8 @@ def load_weights(
         return convert_file(spec, chain, path)
     if spec.source is None:
         raise ConvertError(f"{spec.name} has no official weights; give a path or weights='none'")
-    path = find_official(spec, weights_dir) or download(spec.source)
+    local = find_official(spec, weights_dir)
+    path = local or download(spec.source)
     try:
         found = _through_cache(spec, chain, path)
     except ConvertError as error:
@@ -202,8 +203,12 @@ def load_weights(
         # Our own download, e.g. a login page served in place of the file: not to be found again.
         path.unlink(missing_ok=True)
         raise ConvertError(f"{error} (removed; the next run downloads it again)") from error
-    notes = found.notes + _other_bytes(spec.source, path)
-    return dataclasses.replace(found, source=spec.source.url, notes=notes)
+    other = _other_bytes(spec.source, path)
+    source = spec.source.url
+    if local and (other or not spec.source.hash):
+        # A name alone does not make it the published file.
+        source = f"{path.name}, a local file of the official name ({source})"
+    return dataclasses.replace(found, source=source, notes=found.notes + other)
 
 
 def _other_bytes(source: Source, path: Path) -> tuple[str, ...]:

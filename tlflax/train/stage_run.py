@@ -13,10 +13,10 @@ from tqdm import tqdm
 from tlflax.data.pipeline import prefetch, train_batches
 from tlflax.data.plan import TrainPlan
 from tlflax.errors import TlflaxError
-from tlflax.evaluate.calibration import calibrated_loss, gain_in_standard_errors
 from tlflax.evaluate.predict import accuracy_and_loss
 from tlflax.policy.optimizer import make_optimizer, make_schedule
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
+from tlflax.train.interpolate import choose, mix
 from tlflax.train.interrupt import Interrupted
 from tlflax.train.log import MetricLog
 from tlflax.train.progress import Progress, score
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 # (epochs can take hours) at most this often.
 _SAVE_SECONDS = 30.0
 _SAVE_WITHIN_EPOCH_SECONDS = 600.0
-
-# Fractions of the way from a stage's first to its last weights that `interpolate` tries.
-FRACTIONS = tuple(i / 10 for i in range(11))
 
 
 class Diverged(TlflaxError):
@@ -186,47 +183,28 @@ class StageRun:
         return improved
 
     def _interpolate(self, last: dict[str, Any]) -> dict[str, Any]:
-        """Goes back part of the way to the stage's first weights, as far as validation says.
-
-        WiSE-FT (Wortsman et al., arXiv:2109.01903). Fractions are compared by loss at each one's
-        best temperature, because a mixture is also better or worse calibrated, which says nothing
-        about its answers. Fraction 0, the result of the stages before, is left only for a gain of
-        more than one standard error of the paired differences: the stage has to earn its place.
-        """
-        progress, labels = self.progress, self.labels
+        """Ends the stage with the best mixture of its first and last weights."""
         end = {k: jax.device_get(self.state[k]) for k in ("trainable", "statistics")}
 
-        def mixed(fraction: float) -> dict[str, Any]:
-            return {
-                part: {
-                    path: np.asarray((1 - fraction) * self.origin[part][path] + fraction * value)
-                    for path, value in leaves.items()
-                }
-                for part, leaves in end.items()
-            }
+        def evaluate(fraction: float) -> np.ndarray:
+            mixed = mix(self.origin, end, fraction)
+            return self.validate(merge({**self.state, **mixed}, self.placed))
 
-        tried, losses = [], []
-        for fraction in FRACTIONS:
-            log_p = self.validate(merge({**self.state, **mixed(fraction)}, self.placed))
-            accuracy, loss = accuracy_and_loss(log_p, labels)
-            losses.append(calibrated_loss(log_p, labels))
-            found = {"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss}
-            tried.append(found | {"calibrated_loss": float(losses[-1].mean())})
-        best = min(range(1, len(tried)), key=lambda i: tried[i]["calibrated_loss"])
-        gain = gain_in_standard_errors(losses[0], losses[best])
         # Without an earlier stage there is no result to go back to.
-        chosen = tried[best] if gain > 1 or progress.best is None else tried[0]
+        chosen = choose(evaluate, self.labels, may_go_back=self.progress.best is not None)
         if chosen["fraction"] > 0:
-            self.state |= self.job.placement.replicate(mixed(chosen["fraction"]))
-            row = {**last, **chosen, "seconds": round(self._seconds(), 3)}
-            progress.adopt(row, self._score(row))
+            mixed = mix(self.origin, end, chosen["fraction"])
+            self.state |= self.job.placement.replicate(mixed)
+            found = {k: chosen[k] for k in ("fraction", "val_accuracy", "val_loss")}
+            row = {**last, **found, "seconds": round(self._seconds(), 3)}
+            self.progress.adopt(row, self._score(row))
             self.log.write(row)
         self.job.say(
             f"{self.stage.name}: interpolated {chosen['fraction']:.0%} of the way from its first "
-            f"to its last weights (gain {gain:.1f} standard errors), val accuracy "
-            f"{chosen['val_accuracy']:.3f}, loss {chosen['val_loss']:.3f}"
+            f"to its last weights (gain {chosen['gain_in_standard_errors']:.1f} standard errors), "
+            f"val accuracy {chosen['val_accuracy']:.3f}, loss {chosen['val_loss']:.3f}"
         )
-        return {**chosen, "gain_in_standard_errors": gain, "tried": tried}
+        return chosen
 
     def _save_evaluated(self, improved: bool) -> None:
         late = time.monotonic() - self.saved_at > _SAVE_SECONDS
