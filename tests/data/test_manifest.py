@@ -113,6 +113,7 @@ def test_unwritable_cache_is_a_warning(tmp_path):
 
 
 def test_cache_dir_order(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("TLFLAX_CACHE", str(tmp_path))
     assert folders.cache_dir() == tmp_path
     assert folders.cache_dir("x").name == "x"
