@@ -240,6 +240,7 @@ for devices in (1, 4):
 """
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_metrics_of_one(tmp_path):
     # 39 images in 3 batches of 13: on four devices 16 rows, three of them padding.
     done = subprocess.run(
