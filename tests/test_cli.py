@@ -10,6 +10,7 @@ from PIL import Image
 from tiny import quick_compilation  # noqa: F401
 
 from tlflax import command, main
+from tlflax.errors import ConfigError
 
 STAGES = '({"name": "head", "epochs": 1, "lr": 3e-3},)'
 
@@ -53,6 +54,10 @@ def config(tmp_path):
     ("extra", "words"),
     [
         (["--config.batchsize=3"], ["unknown config key 'batchsize'", "did you mean batch_size"]),
+        (
+            ["--config.data=digits", "--config.bacth_size=3"],
+            ["unknown config key 'bacth_size'", "did you mean batch_size"],
+        ),
         (["--config.backbon=x"], ["did you mean backbone"]),
         (["--config.data_splits.vall=0.1"], ["'data_splits.vall'", "did you mean val"]),
         (["--config.batch_size=many"], ["batch_size=many"]),
@@ -271,3 +276,9 @@ def test_predict_mistakes(tmp_path, capsys):
     refused([*argv, "--batch_size", 0], capsys, "--batch_size must be", program=program)
     (tmp_path / "run" / "model.safetensors").write_bytes(b"123")
     refused([*argv, "--out", tmp_path / "p.csv"], capsys, "model.safetensors", program=program)
+
+
+def test_keys_of_a_config_of_its_own_are_suggested():
+    argv = ["tlflax.main", "--config", "configs/finetune.py", "--workdir", "x"]
+    with pytest.raises(ConfigError, match=r"unknown config key 'tune_lrr'; did you mean tune_lr"):
+        main.parse([*argv, "--config.tune_lrr=3", "--config.seed=1"])

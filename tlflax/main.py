@@ -89,17 +89,20 @@ def _explain(error: Exception, argv: list[str], path: Path) -> ConfigError:
         )
     if unknown or isinstance(error, AttributeError | KeyError):
         keys = [a[9:].split("=", 1)[0] for a in argv if a.startswith("--config.")]
-        key = next((k for k in keys if unknown and unknown[1] in k.split(".")), None)
-        key = key or next(iter(keys), "?")
+        # Several keys may be overridden: the wrong one is the one the message begins with.
+        words = re.findall(r"\w+", str(error))
+        named = (k for word in words for k in keys if word in k.split("."))
+        key = next(named, next(iter(keys), "?"))
         return ConfigError(f"unknown config key {key!r}{_hint(key.split('.')[-1], error)}")
     return ConfigError(f"cannot read the flags: {_first_line(error)}")
 
 
 def _hint(key: str, error: Exception) -> str:
-    """Nearest keys; ml_collections lists those of the config in its message."""
+    """Nearest keys; ml_collections names those of the config itself in its message."""
     from tlflax.config import DEFAULTS
 
     present = re.findall(r"'(\w+)\\*': ", str(error))
+    present += re.findall(r'Did you mean "(\w+)"', str(error))
     return (
         suggest(key, [*DEFAULTS, *DEFAULTS["data_splits"], *present])
         or f" (keys: {', '.join(DEFAULTS)})"
