@@ -9,6 +9,7 @@ import tiny
 from tlflax.errors import DataError
 from tlflax.train import loop, stage_run
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
+from tlflax.train.diverged import Diverged
 from tlflax.train.interrupt import Guard, Interrupted
 
 # 39 images in batches of 13: three steps an epoch. Dropout 0.2 is in the model.
@@ -163,7 +164,7 @@ def test_nan_is_one_clear_error_and_keeps_the_last_good_checkpoint(tmp_path, mon
         return lambda step: (step < 3) * peak + (step >= 3) * 1e30
 
     monkeypatch.setattr(stage_run, "make_schedule", schedule)
-    with pytest.raises(stage_run.Diverged) as caught:
+    with pytest.raises(Diverged) as caught:
         tiny.fit(tmp_path, {"epochs": 4, "train": "all", "optimizer": "sgd"})
     text = str(caught.value)
     assert "stage 's0'" in text and "step 3, validation accuracy" in text and "Lower lr" in text
@@ -179,7 +180,7 @@ def test_nan_after_the_last_update_of_an_epoch_is_not_saved(tmp_path, monkeypatc
         return lambda step: peak + (step == 2) * math.inf
 
     monkeypatch.setattr(stage_run, "make_schedule", schedule)
-    with pytest.raises(stage_run.Diverged, match=r"validation loss .* no checkpoint"):
+    with pytest.raises(Diverged, match=r"validation loss .* no checkpoint"):
         tiny.fit(tmp_path, {"epochs": 2})
     assert tiny.rows(tmp_path) == []
 

@@ -1,7 +1,6 @@
 """One stage of training, from its first step (or the one it was interrupted at) to its end."""
 
 import dataclasses
-import math
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from tqdm import tqdm
 
 from tlflax.data.pipeline import prefetch, train_batches
 from tlflax.data.plan import TrainPlan
-from tlflax.errors import TlflaxError
 from tlflax.evaluate.predict import accuracy_and_loss
 from tlflax.policy.optimizer import make_optimizer, make_schedule
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
+from tlflax.train.diverged import refuse_nan
 from tlflax.train.interpolate import choose, mix
 from tlflax.train.interrupt import Interrupted
 from tlflax.train.log import MetricLog
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 # (epochs can take hours) at most this often.
 _SAVE_SECONDS = 30.0
 _SAVE_WITHIN_EPOCH_SECONDS = 600.0
-
-
-class Diverged(TlflaxError):
-    """The training loss is no longer a number."""
 
 
 class StageRun:
@@ -150,10 +145,10 @@ class StageRun:
         self.progress.step += 1
         self.bar.update()
         # One step late: the device works on the next step while this one's loss is read.
-        self._refuse_nan("training", self.pending)
+        refuse_nan("training", self.pending, self.stage, self.progress)
         self.pending = loss
         if self.progress.step % self.per_epoch == 0:
-            self._refuse_nan("training", self.pending)
+            refuse_nan("training", self.pending, self.stage, self.progress)
             self.pending = None
 
     def _evaluate(self) -> bool:
@@ -163,7 +158,7 @@ class StageRun:
         log_p = self.validate(merge(self.state, self.placed))
         row["val_accuracy"], row["val_loss"] = accuracy_and_loss(log_p, self.labels)
         # The last update of the epoch is seen in no training loss.
-        self._refuse_nan("validation", row["val_loss"])
+        refuse_nan("validation", row["val_loss"], stage, progress)
         row["seconds"] = round(self._seconds(), 3)
         self.state["sums"] = self.job.placement.replicate(fresh_sums())
         # A stage that interpolates is judged by its end alone.
@@ -216,7 +211,7 @@ class StageRun:
         """Saves in the middle of an epoch: before leaving, and now and then in a long one."""
         late = time.monotonic() - self.saved_at > _SAVE_WITHIN_EPOCH_SECONDS
         if late or self.job.guard.pending is not None:
-            self._refuse_nan("training", self.pending)
+            refuse_nan("training", self.pending, self.stage, self.progress)
             fresh = self.checkpoints.latest_step != self.progress.global_step
             if fresh and self.progress.step > self.first:
                 self._save(UNSCORED)
@@ -248,22 +243,6 @@ class StageRun:
             "train_accuracy": sums["correct"] / max(sums["weight"], 1.0),
             "learning_rate": float(np.asarray(self.schedule(progress.step - 1))),
         }
-
-    def _refuse_nan(self, which: str, loss: jax.Array | float | None) -> None:
-        if loss is None or math.isfinite(float(loss)):
-            return
-        best = self.progress.best
-        kept = (
-            f"the last good checkpoint (step {best['step']}, validation accuracy "
-            f"{best['val_accuracy']:.3f}) is kept"
-            if best
-            else "no checkpoint had been written yet"
-        )
-        raise Diverged(
-            f"the {which} loss of stage {self.stage.name!r} became {float(loss)} near step "
-            f"{self.progress.global_step}; {kept}. Lower lr (now {self.stage.lr:g}), add "
-            "warmup=0.1 or clip=1.0, and start in a new --workdir"
-        )
 
     def _conclude(self, chosen: dict[str, Any] | None) -> None:
         """Proves that the frozen leaves are what they were; adds the stage's report line."""
