@@ -109,7 +109,8 @@ def against_reference(
       ConvertError: no usable reference, or the first endpoint beyond the tolerance.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a damaged file open.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             reference = {k: file[k] for k in file.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ConvertError(f"cannot read reference {path} as .npz: {error}") from error
