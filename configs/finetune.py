@@ -1,4 +1,4 @@
-"""Fine-tune any backbone on any images: a converged head, then fine-tuning that earns its place.
+r"""Fine-tune any backbone on any images: a converged head, then fine-tuning that earns its place.
 
     python -m tlflax.main --config configs/finetune.py --workdir runs/pets \
         --config.data=folder:pets --config.backbone=mobilenet_v2_1.0
