@@ -35,7 +35,7 @@ def keras_statistics(name: str, sides: list[int]) -> dict[int, dict[str, np.ndar
     from keras_layout import draw, draw_image, positions
 
     from tlflax.backbones.table import get
-    from tlflax.convert.certificate import keras_application, keras_outputs
+    from tlflax.convert.oracle_keras import keras_application, keras_outputs
 
     spec, found = get(name), {}
     for side in sides:

@@ -101,6 +101,7 @@ class Model:
             inventory.layer_to_block(self.all_blocks),
             self.spec.aliases,
             self.spec.name,
+            self.spec.default_endpoint,
         )
         self.blocks = inventory.describe(self.chain, size, self.endpoint)
         self.architecture = dataclasses.replace(

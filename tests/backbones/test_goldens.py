@@ -83,7 +83,7 @@ def test_every_layer_equals_keras(name, side, converted):
 
 
 def test_goldens_are_there_for_every_network_with_keras_weights():
-    from_keras = {s.name for s in ZOO.values() if s.source and s.source.format == "keras_h5"}
+    from_keras = {s.name for s in ZOO.values() if s.source and s.form == "keras"}
     assert from_keras == {name for name, side in GOLDENS if side == SIZE}
 
 

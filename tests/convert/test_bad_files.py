@@ -226,7 +226,7 @@ SAFETENSORS = [
 
 def unknown_suffix(path, arrays, good, weights):
     path.write_bytes(good.read_bytes())
-    return "readable formats are .h5, .hdf5, .safetensors", ""
+    return "readable formats are .h5, .hdf5, .keras", ""
 
 
 CASES = [(f, "w.h5") for f in H5] + [(f, "w.safetensors") for f in SAFETENSORS]

@@ -131,5 +131,5 @@ def test_unknown_backbone_is_suggested(source, tmp_path):
 
 
 def test_verify_needs_a_keras_file(converted, tmp_path):
-    with pytest.raises(ConvertError, match="--verify needs the Keras file itself"):
+    with pytest.raises(ConvertError, match="--verify needs the source's own file"):
         main(["convert", str(converted), str(tmp_path / "w.safetensors"), "--verify"])

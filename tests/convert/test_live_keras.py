@@ -10,7 +10,7 @@ from keras_layout import GOLDENS, SIZE, keras_arrays, write_h5
 
 from tlflax.backbones.table import get
 from tlflax.convert.__main__ import main
-from tlflax.convert.certificate import keras_application
+from tlflax.convert.oracle_keras import keras_application
 from tlflax.convert.store import convert_file
 from tlflax.convert.tensors import read_facts
 from tlflax.errors import ConvertError

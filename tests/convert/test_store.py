@@ -58,8 +58,8 @@ def from_path(path):
 
 def count_reads(monkeypatch):
     reads = []
-    read = store.read_keras_h5
-    monkeypatch.setattr(store, "read_keras_h5", lambda p: (reads.append(p), read(p))[1])
+    read = store.read
+    monkeypatch.setattr(store, "read", lambda p: (reads.append(p), read(p))[1])
     return reads
 
 

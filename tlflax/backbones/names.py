@@ -21,21 +21,23 @@ def resolve_endpoint(
     layers: Mapping[str, str],
     aliases: Mapping[str, str],
     backbone: str,
+    default: str = "",
 ) -> str:
     """Returns the layer at which to cut.
 
     Args:
-      name: what the user wrote; ``auto`` means the last block.
+      name: what the user wrote; ``auto`` means ``default``.
       blocks: block names in order.
       layers: layer name -> block that contains it.
       aliases: other names -> block names.
       backbone: zoo name, for the message.
+      default: the network's own default endpoint; empty for the last block.
 
     Raises:
       ConfigError: no such endpoint; the message has the nearest names.
     """
     if name in ("auto", "last", ""):
-        return blocks[-1]
+        return default or blocks[-1]
     name = aliases.get(name, name)
     if name in layers:
         return name

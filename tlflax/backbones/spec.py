@@ -51,19 +51,21 @@ class Source:
     """An official weight file.
 
     Attributes:
-      url: where the publisher serves it.
-      hash: ``md5:...`` or ``sha256:...`` as published, or ``None`` where the publisher gives none.
-      format: reader name (``keras_h5`` or ``safetensors``).
+      url: where the publisher serves it: ``https://...``, ``hf:OWNER/REPOSITORY/FILE`` on the
+        Hugging Face hub, or ``kaggle:OWNER/MODEL/FRAMEWORK/VARIATION/VERSION`` (a folder).
+      hash: ``md5:...``, ``sha256:...`` or ``sha256-prefix:...`` as published, or ``None`` where the
+        publisher gives none.
+      file: name by which `weights_dir` is searched; by default the last part of ``url``.
     """
 
     url: str
     hash: str | None = None
-    format: str = "keras_h5"
+    file: str = ""
 
     @property
     def file_name(self) -> str:
-        """The official file name, by which `weights_dir` is searched."""
-        return self.url.rsplit("/", 1)[-1]
+        """The official file (or folder) name, by which `weights_dir` is searched."""
+        return self.file or self.url.rsplit("/", 1)[-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +79,13 @@ class Spec:
       contract: input contract of the official weights.
       size: side in pixels the official weights were trained at.
       min_size: smallest side the chain accepts.
+      form: naming and layout of the weights: ``keras`` (layers named as in Keras), ``torch``
+        (torchvision, timm), ``hub`` (TensorFlow Hub), ``graph`` (a user's own Keras network).
+      default_endpoint: where ``auto`` cuts; by default at the last block.
       source: official weight file, or ``None``.
       packaged: file inside the package that holds the weights, or ``None``.
-      top_layers: layer-name prefixes of the source's classifier, which are left out on loading.
+      top_layers: layers of the source's classifier (in ``torch`` form: module paths), which are
+        left out on loading.
       licence: licence of the official weights.
       top1: published ImageNet top-1 accuracy in percent, or ``None``.
       parameters: parameter count without the classifier, as the source framework prints it.
@@ -92,6 +98,8 @@ class Spec:
     contract: Contract
     size: int
     min_size: int
+    form: str = "keras"
+    default_endpoint: str = ""
     source: Source | None = None
     packaged: str | None = None
     top_layers: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 Prints the certificate and embeds it in the file. `--reference FILE.npz` compares outputs with
 stored ones (array `x`: uint8 RGB images; others: outputs or their means by layer name),
-`--verify` with the live keras.applications network.
+`--verify` with the live network of the source framework.
 """
 
 import argparse
@@ -12,8 +12,10 @@ from pathlib import Path
 from tlflax.backbones.spec import Spec
 from tlflax.backbones.table import ZOO, get
 from tlflax.command import run_command
-from tlflax.convert.store import Weights, convert_file, save_weights
-from tlflax.convert.tensors import read_facts
+from tlflax.convert.forms import form
+from tlflax.convert.readers import WeightFile, check_path, read
+from tlflax.convert.store import Weights, convert_arrays, convert_file, save_weights
+from tlflax.convert.tensors import is_ours, read_facts
 from tlflax.errors import ConvertError, listing
 
 
@@ -23,13 +25,22 @@ def recognise(path: Path) -> tuple[Spec, Weights]:
     Raises:
       ConvertError: none fits (with the nearest reason), or more than one.
     """
-    if path.suffix == ".safetensors" and path.is_file():
+    from tlflax.backbones.inventory import abstract_variables
+
+    check_path(path)
+    if path.suffix == ".safetensors" and is_ours(path):
         spec = get(str(read_facts(path).get("backbone")))
         return spec, convert_file(spec, spec.chain(), path)
+    file = read(path)
+    every = [s for s in ZOO.values() if s.form == file.form and s.parameters]
+    # Tracing all networks takes long; the number of parameters nearly always tells.
+    sizes = {s.name: abs(_parameters(file, s) - (s.parameters or 0)) for s in every}
+    likely = [s for s in every if sizes[s.name] == 0]
     fitting, reasons = [], {}
-    for spec in ZOO.values():
+    for spec in likely or sorted(every, key=lambda s: sizes[s.name])[:1]:
         try:
-            fitting.append((spec, convert_file(spec, spec.chain(), path)))
+            target = abstract_variables(spec.chain(), max(spec.min_size, 64))
+            fitting.append((spec, convert_arrays(spec, target, file, path)))
         except ConvertError as error:
             if "does not fit" not in str(error):
                 raise
@@ -39,10 +50,15 @@ def recognise(path: Path) -> tuple[Spec, Weights]:
     names = listing(s.name for s, _ in fitting)
     if fitting:
         raise ConvertError(f"{path.name} fits {names}: say which with --backbone NAME")
-    # The network with the shortest complaint is the likeliest meant one.
     nearest = min(reasons, key=lambda n: len(reasons[n]))
     raise ConvertError(f"{path.name} fits no network of the zoo; nearest {nearest}: "
                        f"{reasons[nearest]}")  # fmt: skip
+
+
+def _parameters(file: WeightFile, spec: Spec) -> int:
+    """How many numbers of the file belong to ``spec``, if the file is of that network."""
+    counted = form(spec.form).counted
+    return sum(a.size for name, a in file.arrays.items() if counted(name, spec))
 
 
 def report(spec: Spec, weights: Weights) -> str:
@@ -69,7 +85,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("dest", help="file to write, ending in .safetensors")
     parser.add_argument("--backbone", help="zoo name; recognised if only one fits")
     parser.add_argument("--reference", help=".npz with stored outputs to compare with")
-    parser.add_argument("--verify", action="store_true", help="compare with keras.applications")
+    parser.add_argument("--verify", action="store_true", help="compare with the source framework")
     args = parser.parse_args(argv[1:])
     source, dest = Path(args.source).expanduser(), Path(args.dest).expanduser()
     if dest.suffix != ".safetensors":
@@ -86,7 +102,7 @@ def main(argv: list[str]) -> None:
         reference = Path(args.reference)
         found = certificate.against_reference(chain, weights.variables, found, reference)
     if args.verify:
-        found = certificate.against_keras(spec, chain, weights.variables, found, source)
+        found = certificate.against_framework(spec, chain, weights.variables, found, source)
     weights = dataclasses.replace(weights, certificate=found)
     try:
         save_weights(dest, spec, weights)

@@ -1,11 +1,11 @@
 """Certificates: what a conversion was compared with, and how far it was off.
 
 ``method`` is ``layout`` (every array placed, shapes and counts equal, numbers finite: no outputs
-were compared), ``reference`` (outputs stored in a file) or ``keras`` (the live framework).
+were compared), ``reference`` (outputs stored in a file) or the live framework, ``keras`` or
+``torch``.
 """
 
 import datetime
-import os
 import zipfile
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlflax import tree
+from tlflax.convert.forms import oracle
 from tlflax.errors import ConvertError, listing
 from tlflax.versions import versions_of
 
@@ -39,7 +40,7 @@ def layout_certificate(variables: Mapping, arrays: int, dropped: list[str]) -> d
     }
 
 
-def _outputs(
+def outputs(
     chain: "Chain", variables: Mapping, images: np.ndarray, wanted: Container[str]
 ) -> dict[str, np.ndarray]:
     """Outputs of the wanted layers, in the order of the chain; XLA drops what comes after them."""
@@ -119,7 +120,7 @@ def against_reference(
         raise ConvertError(
             f"reference {path} needs an array 'x' with the input images, RGB uint8 [N, H, W, 3]"
         )
-    found = _outputs(chain, variables, images, reference)
+    found = outputs(chain, variables, images, reference)
     errors = compare(found, reference, list(found))
     if not errors:
         raise ConvertError(
@@ -129,61 +130,23 @@ def against_reference(
     return _certificate(base, "reference", statement, errors, tolerance, {})
 
 
-def against_keras(
+def against_framework(
     spec: "Spec", chain: "Chain", variables: Mapping, base: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    """Compares every endpoint with `keras.applications` on JAX, given the same weight file.
+    """Compares every endpoint with the source framework, given the same weight file.
 
-    1e-5 relative: both sides run the same XLA kernels, only in another order.
+    1e-5 relative, or what the oracle states: the same float32 sums in another order.
 
     Raises:
-      ConvertError: Keras is missing or an endpoint is beyond the tolerance.
+      ConvertError: the framework is missing or an endpoint is beyond the tolerance.
     """
-    if path.suffix == ".safetensors":
-        raise ConvertError(f"--verify needs the Keras file itself, not {path.name}")
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        import keras
-    except ImportError as error:
-        raise ConvertError("--verify needs Keras: pip install keras") from error
+    if path.suffix == ".safetensors" and spec.form != "torch":
+        raise ConvertError(f"--verify needs the source's own file, not {path.name}")
+    source = oracle(spec)
     size = max(spec.min_size, 96)
-    model = keras_application(spec, size)
-    try:
-        model.load_weights(path)
-    except (ValueError, OSError) as error:
-        raise ConvertError(
-            f"Keras cannot load {path.name} into {spec.name} without its classifier, so there is "
-            f"nothing to verify against: {str(error).splitlines()[0]}"
-        ) from error
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    reference = keras_outputs(model, spec, images)
-    found = _outputs(chain, variables, images, reference)
+    reference, versions = source.outputs(spec, path, images)
+    found = outputs(chain, variables, images, reference)
     errors = compare(found, reference, list(found))
-    statement = f"{len(errors)} layers compared with keras.applications on a random image pair"
-    versions = {"keras": keras.__version__, "keras_backend": keras.backend.backend()}
-    return _certificate(base, "keras", statement, errors, 1e-5, versions)
-
-
-def keras_application(spec: "Spec", size: int):
-    """The Keras application that a spec mirrors, without top and with random weights."""
-    import keras
-
-    shape = {"include_top": False, "weights": None, "input_shape": (size, size, 3)}
-    if spec.name in ("vgg16", "vgg19"):
-        return getattr(keras.applications, spec.name.upper())(**shape)
-    if spec.name.startswith("mobilenet_v2_"):
-        return keras.applications.MobileNetV2(alpha=spec.options["width"], **shape)
-    raise ConvertError(f"keras.applications has no {spec.name}")
-
-
-def keras_outputs(model, spec: "Spec", images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every layer's output of a Keras application, with Keras' own preprocessing."""
-    import keras
-
-    package = "mobilenet_v2" if spec.name.startswith("mobilenet_v2") else spec.name
-    prepare = getattr(keras.applications, package).preprocess_input
-    layers = [layer for layer in model.layers if layer.__class__.__name__ != "InputLayer"]
-    every: Any = keras.Model(model.input, {layer.name: layer.output for layer in layers})
-    outputs = every.predict(prepare(images.astype("float32")), verbose=0)
-    # predict() sorts the names; the first layer that differs is told by the network's order.
-    return {layer.name: np.asarray(outputs[layer.name]) for layer in layers}
+    statement = f"{len(errors)} layers compared with {source.NAME} on a random image pair"
+    return _certificate(base, spec.form, statement, errors, source.TOLERANCE, versions)

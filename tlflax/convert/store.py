@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from tlflax import tree
 from tlflax.backbones.spec import Source, Spec
 from tlflax.convert.certificate import layout_certificate
-from tlflax.convert.keras_h5 import read_keras_h5
-from tlflax.convert.load import convert_keras, take
-from tlflax.convert.tensors import load_variables, save_variables
-from tlflax.errors import ConvertError, listing, suggest
+from tlflax.convert.download import download
+from tlflax.convert.forms import form
+from tlflax.convert.load import take
+from tlflax.convert.readers import WeightFile, check_path, read
+from tlflax.convert.tensors import is_ours, load_variables, save_variables
+from tlflax.errors import ConvertError, listing
 from tlflax.folders import cache_dir
 
 if TYPE_CHECKING:
     from tlflax.backbones.chain import Chain
-
-READABLE = (".h5", ".hdf5", ".safetensors")
 
 # Raised whenever conversion itself changes, so that old cache entries are not used.
 _CONVERSION = 1
@@ -49,7 +49,11 @@ class Weights:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes; of a folder, that of its sorted listing of names and hashes."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        lines = [f"{sha256(p)}  {p.relative_to(path).as_posix()}\n" for p in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -72,37 +76,9 @@ def find_official(spec: Spec, weights_dir: str | None) -> Path | None:
         raise ConvertError(f"weights_dir {weights_dir} is not a folder")
     for folder in _folders(weights_dir):
         path = folder / spec.source.file_name
-        if path.is_file():
+        if path.exists():
             return path
     return None
-
-
-def download(source: Source) -> Path:
-    """Downloads an official file with progress bar, hash check and atomic rename (pooch).
-
-    Raises:
-      ConvertError: no connection or another hash.
-    """
-    import pooch
-
-    # pooch's own annotation of a downloader names the arguments of a processor.
-    downloader: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)
-    folder = cache_dir() / "downloads"
-    try:
-        path = pooch.retrieve(
-            source.url,
-            known_hash=source.hash,
-            fname=source.file_name,
-            path=folder,
-            downloader=downloader,
-        )
-    except Exception as error:  # requests, urllib3 and pooch have no common base class
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise ConvertError(
-            f"could not download {source.url} ({reason}). Fetch {source.file_name} by hand and "
-            f"put it in a folder named with --config.weights_dir=FOLDER"
-        ) from error
-    return Path(path)
 
 
 def convert_file(spec: Spec, chain: "Chain", path: Path) -> Weights:
@@ -113,24 +89,29 @@ def convert_file(spec: Spec, chain: "Chain", path: Path) -> Weights:
     """
     from tlflax.backbones.inventory import abstract_variables
 
-    if path.is_dir():
-        raise ConvertError(f"{path} is a folder; name a weight file ({', '.join(READABLE)})")
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*") if p.suffix in READABLE)
-        hint = f"; in that folder: {listing(near, 4)}" if near else ""
-        raise ConvertError(f"weight file {path} does not exist{suggest(path.name, near) or hint}")
-    if path.suffix not in READABLE:
-        raise ConvertError(f"cannot read {path}: readable formats are {', '.join(READABLE)}")
-    size = max(spec.min_size, 64)
-    if path.suffix == ".safetensors":
-        return _converted_before(spec, abstract_variables(chain, size), path)
-    arrays = read_keras_h5(path)
-    target = abstract_variables(chain, size)
-    variables, dropped = convert_keras(arrays, target, spec.top_layers, f"{path.name}")
+    check_path(path)
+    target = abstract_variables(chain, max(spec.min_size, 64))
+    if path.suffix == ".safetensors" and is_ours(path):
+        return _converted_before(spec, target, path)
+    return convert_arrays(spec, target, read(path), path)
+
+
+def convert_arrays(spec: Spec, target: Mapping, file: WeightFile, path: Path) -> Weights:
+    """Converts what a reader found at ``path``.
+
+    Raises:
+      ConvertError: it does not fit the network.
+    """
+    if file.form != spec.form:
+        raise ConvertError(
+            f"{path.name} does not fit the network: it has {file.form} weights, {spec.name} "
+            f"needs {spec.form} ones"
+        )
+    variables, dropped = form(spec.form).convert(file.arrays, target, spec, path.name)
     notes = ()
     if dropped:
         notes = (f"{len(dropped)} arrays of the source's own classifier were left out",)
-    certificate = layout_certificate(variables, len(arrays), dropped)
+    certificate = layout_certificate(variables, len(file.arrays), dropped)
     return Weights(variables, path.name, sha256(path), certificate, notes)
 
 
@@ -217,14 +198,15 @@ def _other_bytes(source: Source, path: Path) -> tuple[str, ...]:
         return ()
     kind, published = source.hash.split(":")
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
-    if found == published:
+        found = hashlib.file_digest(file, kind.removesuffix("-prefix")).hexdigest()
+    # torch.hub publishes the first eight digits, in the file's name.
+    if found == published or (kind.endswith("-prefix") and found.startswith(published)):
         return ()
     return (f"{path.name} fits, but its {kind} is {found}, not the published {published}",)
 
 
 def _through_cache(spec: Spec, chain: "Chain", path: Path) -> Weights:
-    if path.suffix == ".safetensors" or not path.is_file():
+    if not path.exists() or (path.suffix == ".safetensors" and is_ours(path)):
         return convert_file(spec, chain, path)
     key = f"{spec.name}-{sha256(path)[:16]}-c{_CONVERSION}.safetensors"
     cached = cache_dir() / "weights" / key

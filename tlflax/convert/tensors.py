@@ -60,6 +60,17 @@ def read_facts(path: Path) -> dict[str, Any]:
     return {k: json.loads(v) for k, v in metadata.items() if k != "format"}
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a safetensors file was written by `save_variables`; also if it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format") == "tlflax"
+    except (SafetensorError, OSError):
+        return True  # whoever reads it next says what is wrong with it
+
+
 def load_variables(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads variables and facts.
 

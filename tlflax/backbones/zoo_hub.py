@@ -1,0 +1,9 @@
+"""Zoo entries with TensorFlow Hub's weights and layer arithmetic. Import-light: no jax."""
+
+from tlflax.backbones.spec import Spec
+
+SPECS: tuple[Spec, ...] = ()
+
+SYNONYMS: dict[str, str] = {}
+
+SUGGESTED: dict[str, str] = {}
