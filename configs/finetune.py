@@ -63,7 +63,6 @@ def get_config(arg: str = ""):
             "schedule": "cosine",
             "warmup": 0.1,
             "clip": 1.0,
-            "label_smoothing": 0.1,
             "augment": ref("tune_augment"),
             "interpolate": True,
         },

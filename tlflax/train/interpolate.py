@@ -37,8 +37,7 @@ def choose(
 
     Fractions are compared by loss at each one's best temperature, because a mixture is also
     better or worse calibrated, which says nothing about its answers. Fraction 0, the result of
-    the stages before, is left only for a gain of more than one standard error of the paired
-    differences: a stage has to earn its place.
+    the stages before, is one of them: a stage that does not help changes nothing.
 
     Args:
       evaluate: fraction -> log-probabilities ``[N, classes]`` of the validation images.
@@ -47,7 +46,7 @@ def choose(
 
     Returns:
       The chosen entry of ``tried``, with ``tried`` (all of them: fraction, val_accuracy, val_loss,
-      calibrated_loss) and ``gain_in_standard_errors`` of the best fraction above 0.
+      calibrated_loss) and ``gain_in_standard_errors`` of the chosen one over fraction 0.
     """
     tried, losses = [], []
     for fraction in FRACTIONS:
@@ -56,7 +55,7 @@ def choose(
         losses.append(calibrated_loss(log_p, labels))
         entry = {"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss}
         tried.append(entry | {"calibrated_loss": float(losses[-1].mean())})
-    best = min(range(1, len(tried)), key=lambda i: tried[i]["calibrated_loss"])
-    gain = gain_in_standard_errors(losses[0], losses[best])
-    chosen = tried[best] if gain > 1 or not may_go_back else tried[0]
-    return {**chosen, "gain_in_standard_errors": gain, "tried": tried}
+    first = 0 if may_go_back else 1
+    best = min(range(first, len(tried)), key=lambda i: tried[i]["calibrated_loss"])
+    gain = gain_in_standard_errors(losses[0], losses[best]) if best else 0.0
+    return {**tried[best], "gain_in_standard_errors": gain, "tried": tried}
