@@ -69,6 +69,32 @@ def test_vgg_names_of_2016_and_of_today(style, tmp_path):
     np.testing.assert_array_equal(layer["kernel"], draw("block5_conv3", "kernel", (3, 3, 512, 512)))
 
 
+def test_squeezenet_names_of_keras_1(tmp_path):
+    top = {"conv10": {"kernel": np.ones((1, 1, 512, 9)), "bias": np.ones(9)}}
+    path = write_h5(tmp_path / "w.h5", keras_arrays("squeezenet_1.1") | top, "keras1")
+    with h5py.File(path) as file:
+        stored = list(file["fire3/expand3x3"].attrs["weight_names"])
+        assert stored == ["uniform7", "fire3/expand3x3_b"]
+    weights = load(path, "squeezenet_1.1")
+    assert weights.certificate["left_out"] == ["conv10/uniform26", "conv10/conv10_b"]
+    layer = weights.variables["params"]["fire3_concat"]["fire3_expand3x3"]
+    np.testing.assert_array_equal(layer["bias"], draw("fire3_expand3x3", "bias", (64,)))
+    kernel = draw("fire3_expand3x3", "kernel", (3, 3, 16, 64))
+    np.testing.assert_array_equal(layer["kernel"], kernel)
+
+
+def test_mobilenet_v1_depthwise(tmp_path):
+    arrays = keras_arrays("mobilenet_0.25") | {
+        "conv_preds": {"kernel": np.ones((1, 1, 256, 9)), "bias": np.ones(9)}
+    }
+    weights = load(write_h5(tmp_path / "w.h5", arrays), "mobilenet_0.25")
+    layer = weights.variables["params"]["conv_pw_2_relu"]["conv_dw_2"]["kernel"]
+    np.testing.assert_array_equal(
+        layer[:, :, 0], draw("conv_dw_2", "depthwise_kernel", (3, 3, 16, 1))[..., 0]
+    )
+    assert weights.certificate["left_out"] == ["conv_preds/kernel", "conv_preds/bias"]
+
+
 def test_classifier_of_the_source_is_left_out_and_noted(arrays, tmp_path):
     weights = load(write_h5(tmp_path / "w.h5", arrays | TOP))
     assert weights.notes == ("2 arrays of the source's own classifier were left out",)
@@ -117,6 +143,9 @@ def test_layer_names_split_over_several_attributes(arrays, tmp_path):
         ("xmobl1_conv_1_expand", "xmobl1_conv_1_expand"),
         ("mobl1_conv_1_pool", "mobl1_conv_1_pool"),
         ("block1_conv1", "block1_conv1"),
+        ("fire2/expand3x3", "fire2_expand3x3"),
+        ("fire2/concat/x", "fire2/concat/x"),
+        ("conv_dw_1_bn", "conv_dw_1_bn"),
     ],
 )
 def test_published_layer_names(published, today):
@@ -141,6 +170,12 @@ def test_layer_names_there_and_back():
         ("block1_conv1_b_1", "bias"),
         ("fc1_W", "kernel"),
         ("block1_conv1_b_12", "bias"),
+        # Published ResNet files have had these as well as kernel:0 and bias:0.
+        ("conv2_block1_1_conv_W_1", "kernel"),
+        ("conv2_block1_1_conv_b_1", "bias"),
+        ("uniform12", "kernel"),
+        ("squeeze1x1_b", "bias"),
+        ("uniform_b", "bias"),
         ("gamma_1", None),
         ("W", None),
         ("kernel_W_x", None),

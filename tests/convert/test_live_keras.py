@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from keras_layout import GOLDENS, SIZE, keras_arrays, write_h5
+from keras_layout import NETWORKS, inventory, keras_arrays, keras_order, write_h5
 
+from tlflax import tree
 from tlflax.backbones.table import get
 from tlflax.convert.__main__ import main
 from tlflax.convert.oracle_keras import keras_application
@@ -36,12 +37,12 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("name", [name for name, side in GOLDENS if side == SIZE])
+# Keras has no SqueezeNet of its own to verify with; its goldens are made and real files compared.
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "squeezenet_1.1"])
 def test_every_element_of_every_layer(name, tmp_path, record_property, capsys):
     """The command's own --verify: both read the same file, all elements are compared."""
     source, dest = tmp_path / "w.h5", tmp_path / "w.safetensors"
-    style = "vgg2016" if name.startswith("vgg") else "mobl"
-    write_h5(source, keras_arrays(name), style)
+    write_h5(source, keras_arrays(name), NETWORKS[name].style, order=keras_order(name))
     main(["convert", str(source), str(dest), "--backbone", name, "--verify"])
     certificate = read_facts(dest)["certificate"]
     worst = max(e["max_rel"] for e in certificate["endpoints"].values())
@@ -49,13 +50,12 @@ def test_every_element_of_every_layer(name, tmp_path, record_property, capsys):
         print(f"\n{name}: {len(certificate['endpoints'])} layers, largest error {worst:.1e}")
     assert certificate["method"] == "keras" and certificate["versions"]["keras_backend"] == "jax"
     assert worst <= 1e-5
-    assert len(certificate["endpoints"]) == (149 if "mobile" in name else int(name[3:]) + 2)
+    assert tuple(certificate["endpoints"]) == inventory(name)[1]
 
 
-@pytest.mark.parametrize("name", list(dict.fromkeys(name for name, _ in GOLDENS)))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_goldens_can_be_made_again(name, script):
-    sides = [side for n, side in GOLDENS if n == name]
-    for side, made in script.keras_statistics(name, sides).items():
+    for side, made in script.keras_statistics(name, NETWORKS[name].sides).items():
         with np.load(ROOT / "tests" / "goldens" / f"{name}_{side}.npz") as stored:
             for key in ("layers", "shapes", "parameters"):
                 assert np.array_equal(made[key], stored[key])
@@ -66,22 +66,26 @@ def test_goldens_can_be_made_again(name, script):
 
 # Keras 3.15 variables and numpy 2 (seen 2026-11); h5py and this test both ask for arrays.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("name", ["vgg16", "mobilenet_v2_0.35"])
-def test_files_that_keras_writes_today(name, keras, tmp_path):
-    model = keras_application(get(name), 32)
-    model.save(tmp_path / "m.h5")
-    weights = convert_file(get(name), get(name).chain(), tmp_path / "m.h5")
-    first = model.weights[0].path.split("/")[0]
-    block = "Conv1_relu" if first == "Conv1" else first
-    found = weights.variables["params"][block][first]["kernel"]
-    np.testing.assert_array_equal(found, np.asarray(model.weights[0]))
-    if name != "vgg16":
-        layer = model.get_layer("block_5_depthwise")
-        found = weights.variables["params"]["block_5_add"]["block_5_depthwise"]["kernel"]
-        np.testing.assert_array_equal(found[:, :, 0], np.asarray(layer.weights[0])[..., 0])
-    model.save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(ConvertError, match="save the model as"):
-        convert_file(get(name), get(name).chain(), tmp_path / "m.weights.h5")
+@pytest.mark.parametrize(
+    "name", ["vgg16", "mobilenet_v2_0.35", "mobilenet_0.25", "resnet50", "resnet50_v2"]
+)
+@pytest.mark.parametrize("suffix", [".h5", ".keras", ".weights.h5"])
+def test_files_that_keras_writes_today(name, suffix, keras, tmp_path):
+    spec, path = get(name), tmp_path / f"m{suffix}"
+    model = keras_application(spec, 32)
+    (model.save_weights if suffix == ".weights.h5" else model.save)(path)
+    variables = convert_file(spec, spec.chain(), path).variables
+    of_layer = {}
+    for collection in variables.values():
+        for leaf, array in tree.flatten(collection).items():
+            *_, layer, weight = leaf.split("/")
+            of_layer[layer, weight] = array
+    # Fresh biases and statistics are all alike; each kernel is its own.
+    kernels = [w for w in model.weights if w.path.endswith("/kernel")]
+    assert len(kernels) == sum(weight == "kernel" for _, weight in of_layer)
+    for weight in kernels:
+        found = of_layer[weight.path.split("/")[0], "kernel"]
+        np.testing.assert_array_equal(found.ravel(), np.asarray(weight).ravel())
 
 
 def test_verify_finds_a_wrong_network(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def conv(
     tap: Tap,
     name: str,
     features: int,
-    kernel: int = 3,
+    kernel: int | tuple[int, int] = 3,
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
     bias: bool = False,
@@ -30,7 +30,7 @@ def conv(
     """2-D convolution, kernel stored ``[kh, kw, in, out]``."""
     layer = nn.Conv(
         features,
-        (kernel, kernel),
+        (kernel, kernel) if isinstance(kernel, int) else kernel,
         strides=stride,
         padding=padding,
         use_bias=bias,
@@ -57,17 +57,28 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv(x, w, self.stride, self.padding)
 
 
-def depthwise(x: jax.Array, tap: Tap, name: str, kernel: int = 3, stride: int = 1) -> jax.Array:
-    """Depthwise convolution with SAME padding."""
-    return tap(name, DepthwiseConv(kernel, stride, name=name)(x))
+def depthwise(
+    x: jax.Array, tap: Tap, name: str, kernel: int = 3, stride: int = 1, padding: str = "SAME"
+) -> jax.Array:
+    """Depthwise convolution, padding ``SAME`` or ``VALID``."""
+    return tap(name, DepthwiseConv(kernel, stride, padding, name=name)(x))
 
 
 def batch_norm(
-    x: jax.Array, tap: Tap, name: str, epsilon: float = 1e-3, momentum: float = 0.99
+    x: jax.Array,
+    tap: Tap,
+    name: str,
+    epsilon: float = 1e-3,
+    momentum: float = 0.99,
+    scale: bool = True,
 ) -> jax.Array:
     """Batch normalisation; stored statistics unless the block is live (see `Tap`)."""
     layer = nn.BatchNorm(
-        use_running_average=not tap.live, epsilon=epsilon, momentum=momentum, name=name
+        use_running_average=not tap.live,
+        epsilon=epsilon,
+        momentum=momentum,
+        use_scale=scale,
+        name=name,
     )
     return tap(name, layer(x))
 
@@ -79,11 +90,16 @@ def activation(
     return tap(name, function(x))
 
 
-def max_pool(x: jax.Array, tap: Tap, name: str) -> jax.Array:
-    """2x2 max pooling with stride 2, VALID padding.
+def max_pool(
+    x: jax.Array, tap: Tap, name: str, window: int = 2, stride: int = 2, padding: str = "VALID"
+) -> jax.Array:
+    """Max pooling, by default 2x2 with stride 2.
 
-    Two strided maxima instead of a window reduction: faster on CPU, same value (lab.md 1).
+    Without padding that case is two strided maxima instead of a window reduction: faster on
+    CPU, same value (lab.md 1).
     """
+    if (window, stride, padding) != (2, 2, "VALID"):
+        return tap(name, nn.max_pool(x, (window, window), (stride, stride), padding))
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     x = x[:, :h, :w]
     x = lax.max(x[:, 0::2], x[:, 1::2])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class Contract:
     antialias: bool = True
     fit: str = "squash"
     crop_fraction: float = 1.0
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> "Contract":
+        """The contract from its fields as JSON gives them back."""
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**known)
 
     def sentence(self) -> str:
         """One line for people: ``RGB, x * 0.00784 - (1, 1, 1), ...``."""

@@ -51,3 +51,8 @@ def get(name: str) -> Spec:
     raise ConfigError(
         f"unknown backbone {name!r}{hint} (all: {listing(ZOO, 30)}; `python -m tlflax.zoo`)"
     )
+
+
+def knows(name: str) -> bool:
+    """Whether `get` has a network or a suggestion for exactly this name."""
+    return name in ZOO or name in _SYNONYMS or name in _SUGGESTED

@@ -6,7 +6,7 @@ weight's kind. Formats with other naming add a table of their own beside this on
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
@@ -41,8 +41,13 @@ KERAS: dict[str, Rule] = {
     "moving_mean": Rule("batch_stats", "mean"),
     "moving_variance": Rule("batch_stats", "var"),
 }
-# The published VGG files, of 2016, call their weights block1_conv1_W_1 and block1_conv1_b_1.
-KERAS_SUFFIXES: dict[str, Rule] = {"_W": KERAS["kernel"], "_b": KERAS["bias"]}
+# Files of Keras 1 (VGG of 2016: block1_conv1_W_1, block1_conv1_b_1; SqueezeNet: uniform1, after
+# the function that initialised it, beside conv1_b).
+KERAS_SUFFIXES: dict[str, Rule] = {
+    "_W": KERAS["kernel"],
+    "uniform": KERAS["kernel"],
+    "_b": KERAS["bias"],
+}
 
 
 # The MobileNetV2 files that Keras publishes still have the layer names of their first author
@@ -52,6 +57,8 @@ _KIND = "(expand|depthwise|project)"
 KERAS_LAYERS = (
     (re.compile(rf"mobl(\d+)_conv(?:_\d+)?_{_KIND}"), r"block_\1_\2"),
     (re.compile(rf"bn(\d+)_conv(?:_\d+)?_bn_{_KIND}"), r"block_\1_\2_BN"),
+    # SqueezeNet's Caffe names; Keras 3 allows no slash, and a slash would be a level of ours.
+    (re.compile(r"(fire\d+)/(\w+)"), r"\1_\2"),
 )
 
 
@@ -61,6 +68,47 @@ def keras_layer(name: str) -> str:
         if found := pattern.fullmatch(name):
             return found.expand(today).replace("block_0_", "expanded_conv_")
     return name
+
+
+# InceptionV3 leaves its layers to Keras' counters (conv2d, conv2d_1, ...). Kind -> our layers that
+# Keras counts by it.
+_INSIDE = r"(?:stem\d|mixed\d+_branch\w+)"
+KERAS_COUNTED = {
+    "conv2d": rf"{_INSIDE}_conv",
+    "batch_normalization": rf"{_INSIDE}_bn",
+    "activation": rf"{_INSIDE}_relu",
+    "max_pooling2d": r"stem\d_pool|mixed\d+_branch_pool_max",
+    "average_pooling2d": r"mixed\d+_branch_pool_mean",
+    "concatenate": r"mixed\d+_branch3x3dbl",
+}
+
+
+def is_counted(layer: str) -> bool:
+    """Whether a layer's name comes from one of Keras' counters in `KERAS_COUNTED`."""
+    return re.sub(r"_\d+$", "", layer) in KERAS_COUNTED
+
+
+def by_count(theirs: Collection[str], ours: Iterable[str]) -> dict[str, str]:
+    """Names from Keras' counters -> ours.
+
+    The counters run on through a session: the first convolution of a network may be ``conv2d``,
+    ``conv2d_1`` (the published InceptionV3 file) or ``conv2d_94``. Only their order tells.
+
+    Args:
+      theirs: layer names of a file or a model, in any order.
+      ours: layer names of the chain, in the order in which Keras creates the layers.
+    """
+    ours, found = list(ours), {}
+    for kind, pattern in KERAS_COUNTED.items():
+        mine = [name for name in ours if re.fullmatch(pattern, name)]
+        numbers = {}
+        for name in theirs:
+            if counted := re.fullmatch(rf"{kind}(?:_(\d+))?", name):
+                numbers[int(counted[1] or 0)] = name
+        first = min(numbers, default=0)
+        # Not by rank: a layer that is missing from the file must not move those after it.
+        found |= {name: mine[n - first] for n, name in numbers.items() if n - first < len(mine)}
+    return found
 
 
 def keras_rule(weight: str, shape: tuple[int, ...] = ()) -> Rule | None:
