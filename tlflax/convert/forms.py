@@ -26,7 +26,11 @@ _MODULES = {
     "hub": "tlflax.convert.hub_form",
 }
 # Who runs the original network for `--verify`.
-_ORACLES = {"keras": "tlflax.convert.oracle_keras", "torch": "tlflax.convert.oracle_torch"}
+_ORACLES = {
+    "keras": "tlflax.convert.oracle_keras",
+    "torch": "tlflax.convert.oracle_torch",
+    "hub": "tlflax.convert.oracle_hub",
+}
 
 Oracle = Callable[..., tuple[Mapping[str, np.ndarray], dict[str, str]]]
 
