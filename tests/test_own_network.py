@@ -1,0 +1,122 @@
+"""A Keras network of one's own, from its file through training to predictions without the file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from keras_models import drawn, write_h5
+from tiny import quick_compilation as quick_compilation
+
+import tlflax as tl
+from tlflax import tree, zoo
+from tlflax.config import base
+from tlflax.convert.tensors import load_variables
+from tlflax.errors import ConfigError, PolicyError
+from tlflax.predict import Predictor
+from tlflax.run import run
+
+GOLDEN = Path(__file__).parent / "goldens" / "graph_nested.json"
+STAGES = (
+    {"name": "head", "epochs": 1, "lr": 1e-2},
+    {"name": "tune", "epochs": 1, "train": ("from tail",), "lr": 1e-3},
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    golden = json.loads(GOLDEN.read_text())
+    folder = tmp_path_factory.mktemp("own")
+    return write_h5(folder / "mine.h5", golden["h5"], drawn(golden["weights"]))
+
+
+def config(model, **changes):
+    fields = {"data": f"folder:{tiny.stripes()}", "backbone": str(model), "stages": STAGES}
+    return base(**(fields | {"batch_size": 16} | changes))
+
+
+@pytest.fixture(scope="module")
+def done(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return run(config(model), folder / "r"), folder / "r"
+
+
+def test_run_and_report(done):
+    result, folder = done
+    report = result.results
+    assert report["backbone"] == "mine.h5" and report["endpoint"] == "hidden"
+    assert report["weights"]["source"] == "mine.h5"
+    assert any("preprocessing raw" in w for w in report["warnings"])
+    assert report["stages"][0]["frozen_unchanged"] and report["stages"][1]["frozen_unchanged"]
+    assert (folder / "report.html").is_file()
+
+
+def test_run_directory_needs_no_keras_file(done, model):
+    result, folder = done
+    moved = model.with_suffix(".moved")
+    model.rename(moved)
+    try:
+        predictor = Predictor.open(folder)
+        found = predictor.predict([tiny.stripes() / "test"])
+    finally:
+        moved.rename(model)
+    assert found.probabilities.shape == (15, 3)
+    right = (found.probabilities.argmax(1) == found.labels).mean()
+    assert right == pytest.approx(result.results["test"]["accuracy"])
+
+
+def test_head_stage_leaves_the_network_as_it_was(model, tmp_path):
+    run(config(model, stages=STAGES[:1]), tmp_path / "r")
+    trained, _ = load_variables(tmp_path / "r" / "model.safetensors")
+    own = tl.classifier(str(model), classes=3).weights.variables
+    for collection, leaves in own.items():
+        kept = tree.flatten(trained[collection]["backbone"])
+        for path, value in tree.flatten(leaves).items():
+            if not path.startswith("logits/"):
+                np.testing.assert_array_equal(kept[path], value)
+
+
+def test_converted_file_is_a_backbone_too(model, tmp_path, capsys):
+    from tlflax.convert.__main__ import main
+
+    dest = tmp_path / "mine.safetensors"
+    main(["convert", str(model), str(dest), "--preprocessing", "unit"])
+    assert "certificate (layout)" in capsys.readouterr().out
+    found = tl.classifier(str(dest), classes=3)
+    assert found.model.spec.contract.scale == pytest.approx(1 / 255)
+    assert found.endpoints() == tl.classifier(str(model), classes=3).endpoints()
+
+
+def test_zoo_shows_it(model, capsys):
+    zoo.main(["zoo", str(model)])
+    out = capsys.readouterr().out
+    assert out.startswith("mine.h5: ") and "\nhidden " in out and "preprocessing raw" in out
+
+
+def test_mistakes_are_named(model, tmp_path):
+    with pytest.raises(PolicyError, match="from tale"):
+        run(config(model, stages=({"name": "t", "epochs": 1, "train": ("from tale",)},)), tmp_path)
+    with pytest.raises(ConfigError, match="brings its own weights"):
+        run(config(model, weights="other.h5"), tmp_path)
+    with pytest.raises(ConfigError, match="is for a Keras model of your own"):
+        run(config("glyph_cnn", preprocessing="unit"), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+# Keras 3.15 variables and numpy 2 (seen 2026-11); h5py asks for arrays.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")
+def test_verify_runs_the_model_in_keras(suffix, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    pytest.importorskip("keras", reason="needs Keras")
+    from keras_models import build
+
+    from tlflax.convert.__main__ import main
+
+    build("sequential").save(tmp_path / f"mine{suffix}")
+    main(["convert", str(tmp_path / f"mine{suffix}"), str(tmp_path / "o.safetensors"), "--verify"])
+    out = capsys.readouterr().out
+    assert "layers compared with the model in Keras" in out and "\ndepthwise_conv2d " in out
