@@ -23,6 +23,7 @@ class Predictor:
     Attributes:
       classes: class names in label order.
       facts: metadata of model.safetensors.
+      variables: ``{"params": ..., "batch_stats": ...}`` of the classifier.
     """
 
     def __init__(self, path: Path):
@@ -31,15 +32,15 @@ class Predictor:
         from tlflax.model import Architecture, Model
         from tlflax.train.step import make_eval_step
 
-        self._variables, self.facts = load_variables(path)
+        self.variables, self.facts = load_variables(path)
         if "architecture" not in self.facts:
             raise ConvertError(f"{path} holds a backbone without head; give a run directory")
         fields = dict(self.facts["architecture"])
         fields |= {k: tuple(fields[k]) for k in ("classes", "hidden")}
         self.model = Model(Architecture(**fields))
         self.classes: tuple[str, ...] = self.model.classes
-        self._variables.setdefault("batch_stats", {})
-        take(self._variables, self.model.abstract, str(path))
+        self.variables.setdefault("batch_stats", {})
+        take(self.variables, self.model.abstract, str(path))
         self._evaluate = make_eval_step(self.model.module())
 
     @classmethod
@@ -113,7 +114,7 @@ class Predictor:
         # Always the same shape, so that the step is compiled once.
         padded = np.zeros((rows, *batch.shape[1:]), np.uint8)
         padded[: len(batch)] = batch
-        log_p = self._evaluate(self._variables, {"image": padded})
+        log_p = self._evaluate(self.variables, {"image": padded})
         return np.exp(np.asarray(log_p))[: len(batch)]
 
 
