@@ -84,7 +84,7 @@ def test_imports_run_one_way(where, never):
         ("flax", ("backbones/", "heads.py", "model.py")),
         ("orbax", ("train/checkpoint.py",)),
         ("h5py", ("convert/",)),
-        ("keras", ("convert/oracle_keras.py", "export/")),
+        ("keras", ("convert/oracle_keras.py", "convert/oracle_graph.py", "export/")),
         ("tensorflow", ("convert/saved_model_process.py",)),
         ("torch", ("convert/oracle_torch.py",)),
         ("timm", ("convert/oracle_torch.py",)),

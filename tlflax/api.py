@@ -7,7 +7,7 @@ from typing import Any
 from tlflax.convert.store import Weights
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError
-from tlflax.model import Architecture, Model
+from tlflax.model import Architecture, Model, open_model
 from tlflax.policy.policy import table
 from tlflax.policy.stage import Stage, make_stage
 from tlflax.result import Run
@@ -67,11 +67,12 @@ def classifier(
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
     activation: str = "relu",
+    preprocessing: str = "auto",
 ) -> Classifier:
     """Builds a classifier.
 
     Args:
-      backbone: zoo name (`python -m tlflax.zoo`).
+      backbone: zoo name (`python -m tlflax.zoo`), or the path of a Keras model of your own.
       classes: number of classes.
       endpoint: where to cut; ``auto`` is the last block.
       weights: ``official``, ``none``, or the path of a readable file.
@@ -81,6 +82,8 @@ def classifier(
       hidden: widths of hidden layers in the head.
       dropout: rate before the logits.
       activation: of the hidden layers.
+      preprocessing: how images are prepared for a Keras model of your own: ``auto``, ``raw``,
+        ``unit``, ``unit_bgr``, ``tf``, ``torch``, ``caffe``.
 
     Raises:
       TlflaxError: unknown name, unreadable weights, value out of range.
@@ -89,7 +92,7 @@ def classifier(
         raise ConfigError(f"classes must be a number of at least 2, got {classes!r}")
     names = tuple(str(i) for i in range(classes))
     shape = (image_size, head, tuple(hidden), dropout, activation)
-    model = Model(Architecture(backbone, endpoint, names, *shape))
+    model = open_model(Architecture(backbone, endpoint, names, *shape), preprocessing)
     return Classifier(model, model.pretrained(weights, weights_dir or None), bool(image_size))
 
 

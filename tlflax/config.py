@@ -28,10 +28,11 @@ DEFAULTS: dict[str, Any] = {
     "image_size": 0,  # pixels, 0 = the size the weights were trained at
     "augment": "none",  # default of stages that set none
     # Network.
-    "backbone": "",
+    "backbone": "",  # zoo name, or the path of a Keras model of your own
     "endpoint": "auto",
     "weights": "official",  # official | none | PATH
     "weights_dir": "",
+    "preprocessing": "auto",  # of an own model: raw, unit, unit_bgr, tf, torch, caffe
     "head": "gap",  # or flatten
     "hidden": (),
     "dropout": 0.0,

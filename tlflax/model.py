@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,8 +16,9 @@ from tlflax import tree
 from tlflax.backbones import inventory, table
 from tlflax.backbones.chain import Chain
 from tlflax.backbones.names import resolve_endpoint
-from tlflax.backbones.spec import Spec
+from tlflax.backbones.spec import Contract, Spec
 from tlflax.convert.load import take
+from tlflax.convert.readers import is_path
 from tlflax.convert.store import Weights, load_weights
 from tlflax.errors import ConfigError
 from tlflax.heads import Head, check_head
@@ -62,6 +65,8 @@ class Architecture:
       hidden: widths of the head's hidden layers.
       dropout: rate before the logits.
       activation: of the hidden layers.
+      own: for a network that is not of the zoo, what rebuilds it: ``graph`` (JSON text) and
+        ``contract`` (fields).
     """
 
     backbone: str
@@ -72,6 +77,7 @@ class Architecture:
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     activation: str = "relu"
+    own: Mapping[str, Any] | None = None
 
 
 class Model:
@@ -85,7 +91,7 @@ class Model:
     """
 
     def __init__(self, architecture: Architecture):
-        self.spec: Spec = table.get(architecture.backbone)
+        self.spec: Spec = _spec(architecture)
         size = architecture.image_size or self.spec.size
         if size < self.spec.min_size:
             raise ConfigError(
@@ -93,6 +99,8 @@ class Model:
                 f"{self.spec.min_size} pixels"
             )
         check_head(architecture.head, architecture.activation, architecture.dropout)
+        # Weights that came in the same file as the network.
+        self.brought: Weights | None = None
         self.chain: Chain = self.spec.chain()
         self.all_blocks = inventory.describe(self.chain, size)
         self.endpoint = resolve_endpoint(
@@ -107,6 +115,23 @@ class Model:
         self.architecture = dataclasses.replace(
             architecture, backbone=self.spec.name, endpoint=self.endpoint, image_size=size
         )
+
+    def pretrained(self, weights: str, weights_dir: str | None = None) -> Weights | None:
+        """Finds and converts weights: ``official``, ``none`` or a path.
+
+        Raises:
+          TlflaxError: not found, unreadable, or they do not fit.
+        """
+        if weights == "none":
+            return None
+        if self.brought is None:
+            return load_weights(self.spec, self.chain, weights, weights_dir)
+        if weights != "official":
+            raise ConfigError(
+                f"{self.spec.name} brings its own weights; leave weights at 'official', or 'none' "
+                "for random ones"
+            )
+        return self.brought
 
     def with_classes(self, classes: tuple[str, ...]) -> "Model":
         """The same network for other classes; nothing below the head is traced again."""
@@ -165,12 +190,6 @@ class Model:
             loaded[collection]["backbone"] = jax.tree.map(jnp.asarray, leaves)
         return loaded
 
-    def pretrained(self, weights: str, weights_dir: str | None = None) -> Weights | None:
-        """Finds and converts weights: ``official``, ``none`` or a path."""
-        if weights == "none":
-            return None
-        return load_weights(self.spec, self.chain, weights, weights_dir)
-
     @functools.cached_property
     def anatomy(self) -> Anatomy:
         """The names that rules can refer to."""
@@ -200,3 +219,38 @@ class Model:
         return apply_rules(
             stage.train, self.anatomy, sizes["params"], sizes["batch_stats"], stage.bn
         )
+
+
+def _spec(a: Architecture) -> Spec:
+    if a.own is None:
+        return table.get(a.backbone)
+    from tlflax.backbones.graph import graph_spec
+
+    return graph_spec(a.backbone, a.own["graph"], Contract.read(a.own["contract"]))
+
+
+def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model:
+    """Builds a zoo network, or a user's own Keras model from its file.
+
+    Args:
+      architecture: ``backbone`` is a zoo name, or the path of a Keras model.
+      preprocessing: input contract of an own model (see `tlflax.convert.own`); a zoo network's
+        belongs to its weights.
+
+    Raises:
+      TlflaxError: unknown network, or unreadable file.
+    """
+    if is_path(architecture.backbone):
+        from tlflax.convert.own import open_own
+
+        spec, found = open_own(Path(architecture.backbone).expanduser(), preprocessing)
+        own = {"graph": spec.options["graph"], "contract": dataclasses.asdict(spec.contract)}
+        model = Model(dataclasses.replace(architecture, backbone=spec.name, own=own))
+        model.brought = found
+        return model
+    if preprocessing != "auto":
+        raise ConfigError(
+            f"preprocessing={preprocessing!r} is for a Keras model of your own; "
+            f"{architecture.backbone} prepares its images as its weights need it"
+        )
+    return Model(architecture)

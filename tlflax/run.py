@@ -17,7 +17,7 @@ from tlflax.convert.tensors import save_variables
 from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
-from tlflax.model import Architecture, Model
+from tlflax.model import Architecture, Model, open_model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.policy import table
 from tlflax.policy.stage import Stage, make_stage
@@ -46,12 +46,11 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         return reopen(workdir)
     stages = read_stages(c["stages"], c["augment"])
     placeholder = ("0", "1")  # the class names are known only after the data has been read
-    model = Model(
-        Architecture(
-            c["backbone"], c["endpoint"], placeholder, c["image_size"],
-            c["head"], c["hidden"], c["dropout"], c["activation"],
-        )
+    architecture = Architecture(
+        c["backbone"], c["endpoint"], placeholder, c["image_size"],
+        c["head"], c["hidden"], c["dropout"], c["activation"],
     )  # fmt: skip
+    model = open_model(architecture, c["preprocessing"])
     for stage in stages:
         model.policy(stage)
     weights = model.pretrained(c["weights"], c["weights_dir"])

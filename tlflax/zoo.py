@@ -5,10 +5,13 @@ strides, parameters and the layers inside.
 """
 
 import argparse
+from pathlib import Path
 
 from tlflax.backbones.names import group
+from tlflax.backbones.spec import Spec
 from tlflax.backbones.table import ZOO, get
 from tlflax.command import run_command
+from tlflax.convert.readers import is_path
 from tlflax.errors import ConfigError
 
 
@@ -23,11 +26,40 @@ def summary() -> str:
     return "\n".join(lines)
 
 
+def certificates(spec: Spec) -> list[str]:
+    """What conversions of this network on this machine were compared with, newest last."""
+    from tlflax.convert.store import converted_files
+    from tlflax.convert.tensors import read_facts
+
+    lines = []
+    for path in converted_files(spec):
+        facts = read_facts(path)
+        found = facts["certificate"]
+        lines.append(f"{found['date']}, {facts['source']}: {found['statement']}")
+    return lines or ["none yet: the weights have not been converted on this machine"]
+
+
+def _open(name: str) -> tuple[Spec, list[str]]:
+    """A network of the zoo, or a Keras model of one's own with its certificate."""
+    if not is_path(name):
+        return get(name), []
+    from tlflax.convert.own import open_own
+
+    spec, weights = open_own(Path(name).expanduser())
+    return spec, [weights.certificate["statement"], *weights.notes]
+
+
+def _origin(spec: Spec) -> str:
+    if spec.form == "graph":
+        return "in its file"
+    return spec.source.url if spec.source else "in the package"
+
+
 def details(name: str, size: int | None) -> str:
     """Endpoints of one network."""
     from tlflax.backbones.inventory import describe
 
-    spec = get(name)
+    spec, found = _open(name)
     size = spec.size if size is None else size
     if size < spec.min_size:
         raise ConfigError(
@@ -48,17 +80,18 @@ def details(name: str, size: int | None) -> str:
         f"{spec.name}: {sum(b.parameters + b.statistics for b in blocks):,} parameters, "
         f"weights trained at {spec.size} px, at least {spec.min_size} px",
         f"input: {spec.contract.sentence()}",
-        f"weights: {spec.source.url if spec.source else 'in the package'} ({spec.licence})",
+        f"weights: {_origin(spec)} ({spec.licence})",
+        *(f"certificate: {line}" for line in found or certificates(spec)),
         "",
         f"{'endpoint':<{width}}{'shape at ' + str(size):<16}{'stride':>6}{'parameters':>12}  "
-        f"{'also':<16}layers inside",
+        f"{'also':<14}  layers inside",
     ]
     for b in blocks:
         shape = "x".join(map(str, b.shape))
         inside = ", ".join(layer for layer in b.layers if layer != b.name) or "-"
         lines.append(
             f"{b.name:<{width}}{shape:<16}{b.stride:>6}{b.parameters + b.statistics:>12,}  "
-            f"{', '.join(short[b.name]) or '-':<16}{inside}"
+            f"{', '.join(short[b.name]) or '-':<14}  {inside}"
         )
     return "\n".join(lines)
 
@@ -66,7 +99,7 @@ def details(name: str, size: int | None) -> str:
 def main(argv: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser("tlflax.zoo", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name", nargs="?", help="backbone")
+    parser.add_argument("name", nargs="?", help="backbone, or the path of a Keras model")
     parser.add_argument("--size", type=int, help="image side in pixels for the shapes")
     args = parser.parse_args(argv[1:])
     print(details(args.name, args.size) if args.name else summary())

@@ -86,7 +86,10 @@ def float_images(stored):
 
 
 def no_layer(stored):
-    return {"x": stored["x"], "conv1": stored[LAYER]}, "names no layer of this network: it has x"
+    return {
+        "x": stored["x"],
+        "conv1": stored[LAYER],
+    }, "names no layer of this network: it has conv1"
 
 
 @pytest.mark.parametrize(

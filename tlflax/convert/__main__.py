@@ -1,5 +1,7 @@
 """Convert weights: `python -m tlflax.convert SOURCE DEST.safetensors [--backbone NAME]`.
 
+SOURCE is a file of the zoo's weights, or a Keras model of your own, which brings its network.
+
 Prints the certificate and embeds it in the file. `--reference FILE.npz` compares outputs with
 stored ones (array `x`: uint8 RGB images; others: outputs or their means by layer name),
 `--verify` with the live network of the source framework.
@@ -19,19 +21,46 @@ from tlflax.convert.tensors import is_ours, read_facts
 from tlflax.errors import ConvertError, listing
 
 
-def recognise(path: Path) -> tuple[Spec, Weights]:
-    """Finds the one network that a weight file fits.
+def recognise(path: Path, preprocessing: str = "auto") -> tuple[Spec, Weights]:
+    """Finds the one network that a weight file fits; a Keras model may bring its own.
 
     Raises:
       ConvertError: none fits (with the nearest reason), or more than one.
     """
-    from tlflax.backbones.inventory import abstract_variables
+    from tlflax.convert.own import has_network, open_own
 
     check_path(path)
     if path.suffix == ".safetensors" and is_ours(path):
-        spec = get(str(read_facts(path).get("backbone")))
+        facts = read_facts(path)
+        if "graph" in facts:
+            return open_own(path, preprocessing)
+        spec = get(str(facts.get("backbone")))
         return spec, convert_file(spec, spec.chain(), path)
-    file = read(path)
+    brings_network = has_network(path)
+    try:
+        file = read(path)
+        fitting, reasons = _fitting(file, path)
+    except ConvertError:
+        if not brings_network:
+            raise
+        # Whatever it is, it is not one of the zoo's weight files.
+        fitting, reasons = [], {}
+    if len(fitting) == 1:
+        return fitting[0]
+    if brings_network:
+        return open_own(path, preprocessing)
+    names = listing(s.name for s, _ in fitting)
+    if fitting:
+        raise ConvertError(f"{path.name} fits {names}: say which with --backbone NAME")
+    nearest = min(reasons, key=lambda n: len(reasons[n]))
+    raise ConvertError(f"{path.name} fits no network of the zoo; nearest {nearest}: "
+                       f"{reasons[nearest]}")  # fmt: skip
+
+
+def _fitting(file: WeightFile, path: Path) -> tuple[list[tuple[Spec, Weights]], dict[str, str]]:
+    """Networks of the zoo that the file fits, and why the nearest others do not."""
+    from tlflax.backbones.inventory import abstract_variables
+
     every = [s for s in ZOO.values() if s.form == file.form and s.parameters]
     # Tracing all networks takes long; the number of parameters nearly always tells.
     sizes = {s.name: abs(_parameters(file, s) - (s.parameters or 0)) for s in every}
@@ -45,14 +74,7 @@ def recognise(path: Path) -> tuple[Spec, Weights]:
             if "does not fit" not in str(error):
                 raise
             reasons[spec.name] = str(error)
-    if len(fitting) == 1:
-        return fitting[0]
-    names = listing(s.name for s, _ in fitting)
-    if fitting:
-        raise ConvertError(f"{path.name} fits {names}: say which with --backbone NAME")
-    nearest = min(reasons, key=lambda n: len(reasons[n]))
-    raise ConvertError(f"{path.name} fits no network of the zoo; nearest {nearest}: "
-                       f"{reasons[nearest]}")  # fmt: skip
+    return fitting, reasons
 
 
 def _parameters(file: WeightFile, spec: Spec) -> int:
@@ -81,9 +103,10 @@ def report(spec: Spec, weights: Weights) -> str:
 def main(argv: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser("tlflax.convert", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("source", help="weight file (.h5, .safetensors)")
+    parser.add_argument("source", help="weight file, Keras model or SavedModel folder")
     parser.add_argument("dest", help="file to write, ending in .safetensors")
     parser.add_argument("--backbone", help="zoo name; recognised if only one fits")
+    parser.add_argument("--preprocessing", default="auto", help="of a Keras model of your own")
     parser.add_argument("--reference", help=".npz with stored outputs to compare with")
     parser.add_argument("--verify", action="store_true", help="compare with the source framework")
     args = parser.parse_args(argv[1:])
@@ -94,7 +117,7 @@ def main(argv: list[str]) -> None:
         spec = get(args.backbone)
         weights = convert_file(spec, spec.chain(), source)
     else:
-        spec, weights = recognise(source)
+        spec, weights = recognise(source, args.preprocessing)
     from tlflax.convert import certificate
 
     chain, found = spec.chain(), weights.certificate

@@ -1,8 +1,8 @@
 """Certificates: what a conversion was compared with, and how far it was off.
 
 ``method`` is ``layout`` (every array placed, shapes and counts equal, numbers finite: no outputs
-were compared), ``reference`` (outputs stored in a file) or the live framework, ``keras`` or
-``torch``.
+were compared), ``reference`` (outputs stored in a file) or the live framework: ``keras``,
+``torch``, ``hub``, or ``graph`` (a user's own model in Keras).
 """
 
 import datetime
@@ -61,6 +61,24 @@ def outputs(
     return {name: np.asarray(found[name]) for name in order}
 
 
+# Names under which a stored array is the output of the whole network.
+_ENDS = ("logits", "probs")
+
+
+def _with_end(
+    found: dict[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Adds the last output under the reference's name for it, as logits or probabilities."""
+    last = list(found.values())[-1]
+    if last.ndim != 2:
+        return found
+    end = {name: last for name in _ENDS if name in reference and name not in found}
+    if "probs" in end and not np.allclose(last.sum(axis=1), 1, atol=1e-3):
+        shifted = np.exp(last - last.max(axis=1, keepdims=True))
+        end["probs"] = shifted / shifted.sum(axis=1, keepdims=True)
+    return found | end
+
+
 def compare(
     found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray], order: list[str]
 ) -> dict[str, dict[str, float]]:
@@ -104,6 +122,8 @@ def against_reference(
 ) -> dict[str, Any]:
     """Compares with outputs stored as ``.npz``: ``x`` (uint8 RGB images) and arrays by layer name.
 
+    ``logits`` and ``probs`` mean the last output of the network, if no layer is called so.
+
     1e-4 relative: the stored outputs come from another framework's float32 kernels.
 
     Raises:
@@ -115,16 +135,19 @@ def against_reference(
             reference = {k: file[k] for k in file.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ConvertError(f"cannot read reference {path} as .npz: {error}") from error
-    images = reference.get("x")
+    images = reference.pop("x", None)
+    reference.pop("files", None)
     if images is None or images.dtype != np.uint8 or images.shape[3:] != (3,):
         raise ConvertError(
             f"reference {path} needs an array 'x' with the input images, RGB uint8 [N, H, W, 3]"
         )
-    found = outputs(chain, variables, images, reference)
+    wanted = {*reference, tuple(chain)[-1]}
+    found = _with_end(outputs(chain, variables, images, wanted), reference)
     errors = compare(found, reference, list(found))
     if not errors:
         raise ConvertError(
-            f"reference {path} names no layer of this network: it has {listing(reference)}"
+            f"reference {path} names no layer of this network: it has {listing(reference)} "
+            f"({' and '.join(_ENDS)} mean the network's last output)"
         )
     statement = f"{len(errors)} endpoints compared with {path.name}"
     return _certificate(base, "reference", statement, errors, tolerance, {})
@@ -143,7 +166,8 @@ def against_framework(
     if path.suffix == ".safetensors" and spec.form != "torch":
         raise ConvertError(f"--verify needs the source's own file, not {path.name}")
     source = oracle(spec)
-    size = max(spec.min_size, 96)
+    # A user's own network may take one size only.
+    size = spec.size if spec.form == "graph" else max(spec.min_size, 96)
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     reference, versions = source.outputs(spec, path, images)
     found = outputs(chain, variables, images, reference)

@@ -30,6 +30,7 @@ _ORACLES = {
     "keras": "tlflax.convert.oracle_keras",
     "torch": "tlflax.convert.oracle_torch",
     "hub": "tlflax.convert.oracle_hub",
+    "graph": "tlflax.convert.oracle_graph",
 }
 
 Oracle = Callable[..., tuple[Mapping[str, np.ndarray], dict[str, str]]]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tlflax.backbones.table import knows
 from tlflax.errors import ConvertError, listing, suggest
 
 # By suffix; a folder is a SavedModel or a TF-Hub module.
@@ -33,6 +34,13 @@ class WeightFile:
 
     form: str
     arrays: dict[str, np.ndarray]
+
+
+def is_path(name: str) -> bool:
+    """Whether a backbone's name means a file or folder instead of an entry of the zoo."""
+    if knows(name):
+        return False
+    return "/" in name or "\\" in name or Path(name).suffix in SUFFIXES or Path(name).is_dir()
 
 
 def check_path(path: Path) -> None:

@@ -150,6 +150,9 @@ def save_weights(path: Path, spec: Spec, weights: Weights) -> None:
         "notes": list(weights.notes),
         "licence": spec.licence,
     }
+    if spec.form == "graph":
+        # A user's own network: the file must rebuild it.
+        facts |= {"graph": spec.options["graph"], "contract": dataclasses.asdict(spec.contract)}
     save_variables(path, weights.variables, facts)
 
 
@@ -170,8 +173,7 @@ def load_weights(
     if weights != "official":
         return _through_cache(spec, chain, Path(weights).expanduser())
     if spec.packaged:
-        path = Path(__file__).parent.parent / "weights" / spec.packaged
-        return convert_file(spec, chain, path)
+        return convert_file(spec, chain, _packaged(spec))
     if spec.source is None:
         raise ConvertError(f"{spec.name} has no official weights; give a path or weights='none'")
     local = find_official(spec, weights_dir)
@@ -203,6 +205,19 @@ def _other_bytes(source: Source, path: Path) -> tuple[str, ...]:
     if found == published or (kind.endswith("-prefix") and found.startswith(published)):
         return ()
     return (f"{path.name} fits, but its {kind} is {found}, not the published {published}",)
+
+
+def converted_files(spec: Spec) -> list[Path]:
+    """Converted weights of a network, the packaged ones or those in the cache, oldest first."""
+    if spec.packaged:
+        return [_packaged(spec)]
+    found = (cache_dir() / "weights").glob(f"{spec.name}-*-c{_CONVERSION}.safetensors")
+    return sorted(found, key=lambda p: p.stat().st_mtime)
+
+
+def _packaged(spec: Spec) -> Path:
+    assert spec.packaged is not None
+    return Path(__file__).parent.parent / "weights" / spec.packaged
 
 
 def _through_cache(spec: Spec, chain: "Chain", path: Path) -> Weights:
