@@ -104,6 +104,16 @@ def test_mistakes_are_named(model, tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+def test_image_size_that_the_weights_do_not_fit(tmp_path):
+    golden = json.loads(GOLDEN.with_name("graph_sequential.json").read_text())
+    flat = write_h5(tmp_path / "flat.h5", golden["h5"], drawn(golden["weights"]))
+    data = tl.dataset(f"folder:{tiny.stripes()}", image_size=64)
+    stages = [tl.stage("head", epochs=1)]
+    with pytest.raises(ConfigError, match="image_size 64 does not fit flat.h5 cut at .* 33 pixels"):
+        tl.fit(tl.classifier(str(flat), classes=3), data, stages)
+    assert tl.classifier(str(flat), classes=3, endpoint="max_pooling2d", image_size=64)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 # Keras 3.15 variables and numpy 2 (seen 2026-11); h5py asks for arrays.
@@ -120,3 +130,21 @@ def test_verify_runs_the_model_in_keras(suffix, tmp_path, capsys, monkeypatch):
     main(["convert", str(tmp_path / f"mine{suffix}"), str(tmp_path / "o.safetensors"), "--verify"])
     out = capsys.readouterr().out
     assert "layers compared with the model in Keras" in out and "\ndepthwise_conv2d " in out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_preprocessing_in_the_models_code(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras", reason="needs Keras")
+
+    from tlflax.convert.__main__ import main
+
+    images = keras.Input((40, 40, 3))
+    x = keras.applications.mobilenet_v2.preprocess_input(images)
+    base = keras.applications.MobileNetV2((40, 40, 3), 0.35, include_top=False, weights=None)
+    x = keras.layers.GlobalAveragePooling2D()(base(x, training=False))
+    keras.Model(images, keras.layers.Dense(2)(x)).save(tmp_path / "mine.keras")
+    main(["c", str(tmp_path / "mine.keras"), str(tmp_path / "o.safetensors"), "--verify"])
+    out = capsys.readouterr().out
+    assert "preprocessing raw" in out and "block_16_project_BN " in out

@@ -20,7 +20,7 @@ from tlflax.backbones.spec import Contract, Spec
 from tlflax.convert.load import take
 from tlflax.convert.readers import is_path
 from tlflax.convert.store import Weights, load_weights
-from tlflax.errors import ConfigError
+from tlflax.errors import ConfigError, ConvertError
 from tlflax.heads import Head, check_head
 from tlflax.policy.policy import Policy, apply_rules
 from tlflax.policy.rules import Anatomy
@@ -184,7 +184,16 @@ class Model:
           ConvertError: the weights do not fit.
         """
         target = {c: v["backbone"] for c, v in self.abstract.items() if "backbone" in v}
-        taken = take(weights.variables, target, weights.source)
+        try:
+            taken = take(weights.variables, target, weights.source)
+        except ConvertError as error:
+            a = self.architecture
+            if a.own is None or a.image_size == self.spec.size:
+                raise
+            raise ConfigError(
+                f"image_size {a.image_size} does not fit {a.backbone} cut at {a.endpoint!r}, whose "
+                f"weights are for {self.spec.size} pixels; use that, or an earlier endpoint"
+            ) from error
         loaded = {c: dict(v) for c, v in variables.items()}
         for collection, leaves in taken.items():
             loaded[collection]["backbone"] = jax.tree.map(jnp.asarray, leaves)

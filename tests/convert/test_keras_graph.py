@@ -159,6 +159,71 @@ OPERATION = functional(
 )
 
 
+def tensorflow_operation(name, function, source, **options):
+    """An operation as Keras 2 records it."""
+    node = {"class_name": "TFOpLambda", "config": {"name": name, "function": function}}
+    return {**node, "name": name, "inbound_nodes": [[[source, 0, 0, options | {"name": None}]]]}
+
+
+def keras_operation(name, class_name, source, *arguments, **options):
+    """An operation as Keras 3 records it."""
+    tensor = {"class_name": "__keras_tensor__", "config": {"keras_history": [source, 0, 0]}}
+    call = {"args": [tensor, *arguments], "kwargs": options}
+    node = {"module": "keras.src.ops.numpy", "class_name": class_name, "config": {"name": name}}
+    return {**node, "name": name, "inbound_nodes": [call]}
+
+
+def with_operations(*operations):
+    """images -> operations -> convolution."""
+    model = functional((conv("a"), [operations[-1]["name"]]))
+    model["config"]["layers"][1:1] = operations
+    return model
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        (
+            tensorflow_operation("tf.math.truediv", "math.truediv", "in", y=127.5),
+            tensorflow_operation("tf.math.subtract", "math.subtract", "tf.math.truediv", y=1),
+        ),
+        (
+            keras_operation("true_divide", "TrueDivide", "in", 127.5),
+            keras_operation("subtract", "Subtract", "true_divide", 1.0),
+        ),
+        (
+            keras_operation("multiply", "Multiply", "in", x2=1 / 127.5),
+            keras_operation("add", "Add", "multiply", -1),
+        ),
+    ],
+)  # fmt: skip
+def test_arithmetic_in_code_is_a_rescaling(operations):
+    graph = keras_graph(KerasModel(with_operations(*operations), {})).graph
+    first, second = (block["nodes"][0] for block in graph["blocks"][:2])
+    assert first["kind"] == second["kind"] == "rescale"
+    value = np.float64(255)
+    for node in (first, second):
+        value = value * np.ravel(node["options"]["scale"]) + np.ravel(node["options"]["offset"])
+    np.testing.assert_allclose(value, 1.0)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        tensorflow_operation("op", "math.truediv", "in", y=0),
+        tensorflow_operation("op", "math.truediv", "in", y=[1.0, 2.0]),
+        tensorflow_operation("op", "math.atan2", "in", y=2.0),
+        keras_operation("op", "TrueDivide", "in", 2.0, 3.0),
+        keras_operation("op", "Power", "in", 2.0),
+        keras_operation("op", "Add", "in", float("nan")),
+        keras_operation("op", "Add", "in", True),
+    ],
+)
+def test_other_operations_are_refused(operation):
+    with pytest.raises(ConvertError, match="layer 'op' is a TFOpLambda"):
+        keras_graph(KerasModel(with_operations(operation), {}))
+
+
 BROKEN = functional((conv("a"), ["in"]))
 BROKEN["config"]["layers"][1]["inbound_nodes"] = 3
 

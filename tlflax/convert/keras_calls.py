@@ -1,6 +1,7 @@
 """Which tensors a functional Keras model's layers are called with, in all its serialisations."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,11 +19,13 @@ class Call:
       layer: its name.
       index: 0 for the first call.
       inputs: tensors, in order.
+      operand: where a tensor comes first and one number after it, as in ``x / 127.5``: the number.
     """
 
     layer: str
     index: int
     inputs: tuple[Reference, ...]
+    operand: float | None = None
 
 
 def calls(name: str, layer: Mapping[str, Any]) -> list[Call]:
@@ -39,6 +42,7 @@ def calls(name: str, layer: Mapping[str, Any]) -> list[Call]:
             inputs = [*_marked(node.get("args"))]
             if not inputs:
                 inputs = [*_marked(options)]
+            operand = _operand(node.get("args"), options)
         else:
             # Keras 1 and 2: [[layer, node, tensor, options], ...]
             inputs = references(node)
@@ -46,13 +50,26 @@ def calls(name: str, layer: Mapping[str, Any]) -> list[Call]:
             for item in node if isinstance(node, list) else []:
                 if isinstance(item, list) and len(item) > 3 and isinstance(item[3], Mapping):
                     options |= item[3]
+            operand = _operand(inputs, options)
         if options.get("training") is True:
             raise ConvertError(
                 f"layer {name!r} is called with training=True, so that it also trains when the "
                 "model is used; call it without"
             )
-        found.append(Call(name, index, tuple(inputs)))
+        found.append(Call(name, index, tuple(inputs), operand))
     return found
+
+
+def _operand(arguments: Any, options: Mapping[str, Any]) -> float | None:
+    """The one number of a call ``f(tensor, number)`` or ``f(tensor, y=number)``."""
+    arguments = arguments if isinstance(arguments, list) else []
+    given = {k: v for k, v in options.items() if v is not None and k != "name"}
+    rest = [*arguments[1:], *given.values()]
+    if set(given) <= {"y", "x2"} and len(rest) == 1 and not [*_marked(rest), *references(rest)]:
+        number = rest[0]
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return float(number) if math.isfinite(number) else None
+    return None
 
 
 def references(value: Any) -> list[Reference]:

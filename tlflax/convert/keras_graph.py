@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tlflax.convert.keras_arithmetic import as_layer
 from tlflax.convert.keras_calls import Call, calls, references
 from tlflax.convert.keras_layers import translate
 from tlflax.convert.keras_model import KerasModel
@@ -141,13 +142,16 @@ class _Builder:
             call: Call = ready[0]
             waiting.remove(call)
             inputs = [outputs[_key(r, count)] for r in call.inputs]
-            outputs[call.layer, call.index] = self.add_layer(layers[call.layer], prefix, inputs)
+            made = self.add_layer(layers[call.layer], prefix, inputs, call.operand)
+            outputs[call.layer, call.index] = made
         end = references(config["output_layers"])[0]
         if _key(end, count) not in outputs:
             raise ConvertError(f"the model {name!r} has no layer {end[0]!r} for its output")
         return outputs[_key(end, count)]
 
-    def add_layer(self, layer: Mapping[str, Any], prefix: str, inputs: list[str]) -> str:
+    def add_layer(
+        self, layer: Mapping[str, Any], prefix: str, inputs: list[str], number: float | None = None
+    ) -> str:
         """Adds a layer or nested model; returns the name of its output's node."""
         class_name, path = str(layer["class_name"]), f"{prefix}{name_of(layer)}"
         self.calls[path] = self.calls.get(path, 0) + 1
@@ -164,7 +168,7 @@ class _Builder:
         if _is_custom(layer):
             # It may be called like a layer of Keras and be something else.
             class_name = str(layer.get("registered_name") or f"{layer['module']}.{class_name}")
-        config = layer["config"]
+        class_name, config = as_layer(class_name, layer["config"], number)
         kind, options = translate(path, class_name, config, self.model.version)
         if self.calls[path] > 1 and kinds(class_name, config):
             raise _shared(path)
@@ -174,12 +178,11 @@ class _Builder:
             weights = {k.removeprefix("adapt_"): array for k, array in stored.items()}
             if not {"mean", "variance"} <= set(weights):
                 raise ConvertError(f"layer {path!r} (Normalization) has no mean and variance")
-            # Constants of the preprocessing, not something to train or to draw at random.
+            # Constants of the preprocessing: nothing to train or to draw at random.
             options |= {n: np.asarray(weights[n]).tolist() for n in ("mean", "variance")}
         if not inputs or (len(inputs) > 1) != (kind in _MERGES):
-            hint = "; if it is x + 3 or the like in code, use Rescaling" if kind in _MERGES else ""
             raise ConvertError(
-                f"layer {path!r} ({class_name}) is called with {len(inputs)} tensors{hint}"
+                f"layer {path!r} ({class_name}) is called with {len(inputs)} tensors"
             )
         name = self._name(path)
         node = {"name": name, "kind": kind, "options": options, "inputs": inputs}
