@@ -34,7 +34,7 @@ class Layout:
       sides: image sides of the goldens; an odd one where padding could go wrong.
       unmarked: pattern of the Keras layers that our chain does not mark.
       through_file: whether the golden test writes and reads the file; else the arrays alone.
-      slow: whether the golden test is one of the `slow` ones.
+      slow: sides whose golden test is one of the `slow` ones.
       parallel: whether branches run side by side, so that only the blocks have one order.
       beside: parameters that Keras counts in layers which are the contract here.
     """
@@ -43,7 +43,7 @@ class Layout:
     sides: tuple[int, ...] = (SIZE,)
     unmarked: str = ".*_pad"
     through_file: bool = True
-    slow: bool = False
+    slow: tuple[int, ...] = ()
     parallel: bool = False
     beside: int = 0
 
@@ -56,26 +56,26 @@ NETWORKS = {
     "vgg16": Layout("vgg2016", (64, 75)),
     "vgg19": Layout("vgg2016"),
     "resnet50": Layout(sides=(64, 75), parallel=True),
-    "resnet101": Layout(parallel=True, through_file=False),
-    "resnet152": Layout(parallel=True, through_file=False, slow=True),
+    "resnet101": Layout(parallel=True, through_file=False, slow=(64,)),
+    "resnet152": Layout(parallel=True, through_file=False, slow=(64,)),
     "resnet50_v2": Layout(sides=(64, 75), unmarked=RESNET_V2),
-    "resnet101_v2": Layout(unmarked=RESNET_V2, through_file=False),
-    "resnet152_v2": Layout(unmarked=RESNET_V2, through_file=False, slow=True),
+    "resnet101_v2": Layout(unmarked=RESNET_V2, through_file=False, slow=(64,)),
+    "resnet152_v2": Layout(unmarked=RESNET_V2, through_file=False, slow=(64,)),
     "mobilenet_0.25": Layout(unmarked=r"conv_pad_\d+", sides=(64, 75)),
-    "mobilenet_0.5": Layout(unmarked=r"conv_pad_\d+"),
-    "mobilenet_0.75": Layout(unmarked=r"conv_pad_\d+"),
+    "mobilenet_0.5": Layout(unmarked=r"conv_pad_\d+", slow=(64,)),
+    "mobilenet_0.75": Layout(unmarked=r"conv_pad_\d+", slow=(64,)),
     "mobilenet_1.0": Layout(unmarked=r"conv_pad_\d+"),
     "mobilenet_v2_0.35": Layout("mobl"),
-    "mobilenet_v2_0.5": Layout("mobl"),
-    "mobilenet_v2_0.75": Layout("mobl"),
+    "mobilenet_v2_0.5": Layout("mobl", slow=(64,)),
+    "mobilenet_v2_0.75": Layout("mobl", slow=(64,)),
     "mobilenet_v2_1.0": Layout("mobl", (64, 75)),
-    "mobilenet_v2_1.3": Layout("mobl"),
-    "mobilenet_v2_1.4": Layout("mobl"),
+    "mobilenet_v2_1.3": Layout("mobl", slow=(64,)),
+    "mobilenet_v2_1.4": Layout("mobl", slow=(64,)),
     "squeezenet_1.1": Layout("keras1", sides=(64, 75), parallel=True),
-    "inception_v3": Layout("counted", (75, 150), parallel=True),
+    "inception_v3": Layout("counted", (75, 150), parallel=True, slow=(150,)),
     "efficientnet_b0": Layout(sides=(64, 75), **EFFICIENTNET),
     **{
-        f"efficientnet_b{i}": Layout(through_file=False, slow=i > 1, **EFFICIENTNET)
+        f"efficientnet_b{i}": Layout(through_file=False, slow=(64,), **EFFICIENTNET)
         for i in range(1, 8)
     },
 }

@@ -64,7 +64,7 @@ def config(tmp_path):
         (["--config.stages.0.lr=1"], ["stages cannot be changed", "head_lr"]),
         (["--confg.seed=1"], ["confg.seed"]),
         (["more"], ["unexpected argument 'more'"]),
-        (["--config.backbone=mobilenet"], ["unknown backbone 'mobilenet'", "mobilenet_v2_1.0"]),
+        (["--config.backbone=mobilenet_v3"], ["unknown backbone", "mobilenet_v2_1.0"]),
         (["--config.endpoint=block9_pool"], ["unknown endpoint 'block9_pool'", "block3_pool"]),
         (["--config.image_size=4"], ["image_size 4 is too small for glyph_cnn", "at least 8"]),
         (["--config.image_size=-4"], ["image_size must be at least 0"]),

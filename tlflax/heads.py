@@ -29,12 +29,17 @@ def check_head(pool: str, activation: str, dropout: float) -> None:
         raise ConfigError(f"dropout must be in [0, 1), got {dropout:g}")
 
 
+def over_positions(x: jax.Array) -> jax.Array:
+    """Mean over a map ``[B, H, W, C]`` or tokens ``[B, N, C]``; vectors ``[B, C]`` stay."""
+    return x.mean(axis=tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x
+
+
 class Head(nn.Module):
     """Pooling, optional hidden layers, dropout, logits.
 
     Attributes:
       classes: number of classes; the output is softmax logits also for two classes.
-      pool: ``gap`` (mean over the map) or ``flatten``.
+      pool: ``gap`` (mean over the map, or over tokens) or ``flatten``.
       hidden: widths of the hidden layers.
       dropout: rate, applied before the logits layer.
       activation: name in `ACTIVATIONS`, after each hidden layer.
@@ -48,9 +53,9 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """``[B, H, W, C]`` (or ``[B, C]``) ``-> [B, classes]`` logits, float32."""
-        if x.ndim == 4 and self.pool == "gap":
-            x = x.mean(axis=(1, 2))
+        """``[B, H, W, C]``, ``[B, N, C]`` or ``[B, C] -> [B, classes]`` logits, float32."""
+        if self.pool == "gap":
+            x = over_positions(x)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         for i, width in enumerate(self.hidden):
             dense = nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"hidden_{i}")

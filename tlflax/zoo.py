@@ -17,12 +17,12 @@ from tlflax.errors import ConfigError
 
 def summary() -> str:
     """The table of all networks."""
-    lines = [f"{'name':<18} {'parameters':>11} {'size':>5} {'top-1':>6}  weights"]
+    lines = [f"{'name':<23} {'parameters':>11} {'size':>5} {'top-1':>6}  weights"]
     for s in ZOO.values():
         top1 = f"{s.top1:.1f}" if s.top1 else "-"
         count = f"{s.parameters:,}" if s.parameters else "-"
         weights = s.source.file_name if s.source else f"in the package: {s.packaged}"
-        lines.append(f"{s.name:<18} {count:>11} {s.size:>5} {top1:>6}  {weights}")
+        lines.append(f"{s.name:<23} {count:>11} {s.size:>5} {top1:>6}  {weights}")
     return "\n".join(lines)
 
 

@@ -33,8 +33,10 @@ def golden(name, side):
 
 
 def marked(name):
-    slow = [pytest.mark.slow] if NETWORKS[name].slow else []
-    return [pytest.param(name, side, marks=slow) for side in NETWORKS[name].sides]
+    layout, slow = NETWORKS[name], [pytest.mark.slow]
+    return [
+        pytest.param(name, side, marks=slow if side in layout.slow else []) for side in layout.sides
+    ]
 
 
 def convert(name, folder):

@@ -185,7 +185,7 @@ def truncated_safetensors(path, arrays, good, weights):
 
 def foreign_safetensors(path, arrays, good, weights):
     save_file({"layer.weight": np.zeros(3)}, path, metadata={"format": "pt"})
-    return "safetensors file of another program", "tlflax.convert"
+    return "does not fit the network: it has torch weights", f"{NAME} needs keras ones"
 
 
 def another_backbone(path, arrays, good, weights):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from tlflax import tree
+from tlflax.heads import over_positions
 from tlflax.model import Classifier
 from tlflax.train.state import State
 
@@ -117,6 +118,6 @@ def make_prefix(
 
     def prefix(variables, images):
         x: Any = module.apply(variables, images, stop=stop, method="features")
-        return x.mean(axis=(1, 2)) if pool and x.ndim == 4 else x
+        return over_positions(x) if pool else x
 
     return jax.jit(prefix)
