@@ -67,7 +67,8 @@ class Depthwise(nn.Module):
         w = self.param("kernel", kernel_init, shape, jnp.float32)
         square = self.strides[0] == self.strides[1]
         if square and self.dilation == (1, 1) and self.multiplier == 1:
-            y = depthwise_conv(x, w, self.strides[0], self.padding)
+            # jax types a custom_vjp function by its own generics; it returns an array.
+            y: Any = depthwise_conv(x, w, self.strides[0], self.padding)
         else:
             y = lax.conv_general_dilated(
                 x,

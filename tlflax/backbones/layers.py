@@ -5,6 +5,7 @@ Call them inside an ``nn.compact`` method: the parameters land under the layer's
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -92,7 +93,12 @@ def activation(
 
 
 def max_pool(
-    x: jax.Array, tap: Tap, name: str, window: int = 2, stride: int = 2, padding: str = "VALID"
+    x: jax.Array,
+    tap: Tap,
+    name: str,
+    window: int = 2,
+    stride: int = 2,
+    padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> jax.Array:
     """Max pooling, by default 2x2 with stride 2.
 
@@ -100,7 +106,9 @@ def max_pool(
     on CPU six times faster forward, ten backward (3x3, maps of 16x16 to 72x72).
     """
     if padding != "VALID":
-        return tap(name, nn.max_pool(x, (window, window), (stride, stride), padding))
+        # flax takes pairs as well, which its annotation leaves out.
+        pads: Any = padding
+        return tap(name, nn.max_pool(x, (window, window), (stride, stride), pads))
     for axis in (1, 2):
         end = (x.shape[axis] - window) // stride * stride + 1
         slices = [lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(window)]

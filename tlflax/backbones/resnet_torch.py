@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 from tlflax.backbones.chain import BlockDef, Chain, Tap
-from tlflax.backbones.layers import activation
+from tlflax.backbones.layers import activation, max_pool
 from tlflax.backbones.spec import Contract
 from tlflax.backbones.torch_layers import batch_norm, conv
 
@@ -22,7 +22,7 @@ class Stem(nn.Module):
         """``[B, H, W, 3] -> [B, H / 4, W / 4, 64]``."""
         x = conv(x, tap, "conv1", 64, 7, 2)
         x = activation(batch_norm(x, tap, "bn1"), tap, "relu")
-        return tap("maxpool", nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+        return max_pool(x, tap, "maxpool", 3, 2, ((1, 1), (1, 1)))
 
 
 class BasicUnit(nn.Module):

@@ -39,7 +39,9 @@ class Contract:
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> "Contract":
         """The contract from its fields as JSON gives them back."""
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
         return cls(**known)
 
     def sentence(self) -> str:

@@ -6,6 +6,7 @@ marked after it in the networks that timm builds so.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,7 +59,9 @@ class BiasedDepthwise(nn.Module):
         shape = (self.kernel, self.kernel, 1, x.shape[-1])
         w = self.param("kernel", layers.kernel_init, shape, jnp.float32)
         b = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
-        return depthwise_conv(x, w, 1, "SAME") + b
+        # jax types a custom_vjp function by its own generics; it returns an array.
+        y: Any = depthwise_conv(x, w, 1, "SAME")
+        return y + b
 
 
 def depthwise(x: jax.Array, tap: Tap, name: str, kernel: int, stride: int) -> jax.Array:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import h5py.h5o
 import numpy as np
 
 from tlflax.errors import ConvertError

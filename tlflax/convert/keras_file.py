@@ -34,7 +34,7 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
         if not by_layer and ("layers" in file or "_layer_checkpoint_dependencies" in file):
             return read_class_paths(file, str(path))
         # A Windows path is one name.
-        if not by_layer and any("\\vars" in name for name in file):
+        if not by_layer and any("\\vars" in str(name) for name in file):
             return read_class_paths(file, str(path))
     return _flat(read_keras_model(path), path) if nested else read_keras_h5(path)
 

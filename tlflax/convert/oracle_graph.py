@@ -37,6 +37,8 @@ def outputs(
         import keras
     except ImportError as error:
         raise ConvertError("--verify needs Keras: pip install keras") from error
+    import jax.numpy as jnp
+
     from tlflax.backbones.chain import preprocess
 
     try:
@@ -55,7 +57,7 @@ def outputs(
     }
     found: dict[str, np.ndarray] = {}
     with _recording(keras.layers.Layer, names, found):
-        model(np.asarray(preprocess(images, spec.contract)), training=False)
+        model(np.asarray(preprocess(jnp.asarray(images), spec.contract)), training=False)
     return found, {"keras": keras.__version__, "keras_backend": keras.backend.backend()}
 
 
