@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from keras_layout import draw_image
+from network_checks import close, numbers
 
 from tlflax.backbones.chain import preprocess
 from tlflax.backbones.inventory import abstract_variables, describe, layer_to_block
@@ -11,23 +12,6 @@ from tlflax.backbones.spec import Contract
 from tlflax.backbones.table import ZOO, get
 from tlflax.errors import ConfigError
 from tlflax.model import Architecture, Model
-
-
-def numbers(spec, size):
-    rng = np.random.default_rng(0)
-
-    def leaf(path, s):
-        noise = rng.standard_normal(s.shape, np.float32)
-        if path[-1].key == "var":
-            return np.exp(noise)
-        return noise / np.sqrt(max(1, np.prod(s.shape[:-1]))).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, abstract_variables(spec.chain(), size))
-
-
-# Float32: one compiled function may fuse a block differently from another.
-def close(a, b):
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-6))
 
 
 @pytest.mark.parametrize(

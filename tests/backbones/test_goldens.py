@@ -2,7 +2,6 @@
 
 import re
 
-import jax
 import numpy as np
 import pytest
 from keras_layout import (
@@ -13,9 +12,9 @@ from keras_layout import (
     inventory,
     keras_arrays,
     keras_order,
-    positions,
     write_h5,
 )
+from network_checks import error_of, outputs
 
 from tlflax import tree
 from tlflax.backbones.table import ZOO, get
@@ -65,33 +64,6 @@ def converted(tmp_path_factory):
         return kept[name]
 
     return get_variables
-
-
-def outputs(chain, variables, images):
-    """Every marked layer's output, in the order of the chain, from one compiled pass.
-
-    Compiling takes most of the time; without optimisation it takes a third.
-    """
-    order = []
-
-    def run(variables, images):
-        record = {}
-        chain.apply(variables, images, record=record)
-        order[:] = record
-        return record
-
-    compiled = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    found = compiled(variables, images)
-    return {name: np.asarray(found[name]) for name in order}
-
-
-def error_of(array, expected):
-    """Norm relative to itself; mean, maximum and values relative to the largest magnitude."""
-    flat = array.astype(np.float64).ravel()
-    head = [np.linalg.norm(flat), flat.mean(), np.abs(flat).max()]
-    values = np.array([*head, *flat[positions(flat.size)]])
-    scale = np.array([expected[0], *[expected[2]] * 10])
-    return (np.abs(values - expected) / scale).max()
 
 
 @pytest.mark.parametrize(("name", "side"), [p for name in NETWORKS for p in marked(name)])

@@ -1,9 +1,9 @@
 """Every layer of every torch network against what torch computes from the same seeded weights."""
 
-import jax
 import numpy as np
 import pytest
-from keras_layout import draw_image, positions
+from keras_layout import draw_image
+from network_checks import error_of, outputs
 from torch_layout import GOLDENS, NETWORKS, torch_arrays, weight_shapes, write_official
 
 from tlflax import tree
@@ -59,33 +59,6 @@ def converted(tmp_path_factory):
         return kept[name]
 
     return get_variables
-
-
-def outputs(chain, variables, images):
-    """Every marked layer's output, in the order of the chain, from one compiled pass.
-
-    Compiling takes most of the time; without optimisation it takes a third.
-    """
-    order = []
-
-    def run(variables, images):
-        record = {}
-        chain.apply(variables, images, record=record)
-        order[:] = record
-        return record
-
-    compiled = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
-    found = compiled(variables, images)
-    return {name: np.asarray(found[name]) for name in order}
-
-
-def error_of(array, expected):
-    """Norm relative to itself; mean, maximum and values relative to the largest magnitude."""
-    flat = array.astype(np.float64).ravel()
-    head = [np.linalg.norm(flat), flat.mean(), np.abs(flat).max()]
-    values = np.array([*head, *flat[positions(flat.size)]])
-    scale = np.array([expected[0], *[expected[2]] * 10])
-    return (np.abs(values - expected) / scale).max()
 
 
 # Without modules of their own in torch: LayerScale, the gate's end, the parts of torchvision's

@@ -5,31 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from keras_layout import draw_image
+from network_checks import close, numbers
 
 from tlflax.backbones.chain import Chain
-from tlflax.backbones.inventory import abstract_variables, describe, layer_to_block
+from tlflax.backbones.inventory import describe, layer_to_block
 from tlflax.backbones.names import resolve_endpoint
 from tlflax.backbones.table import get
 from tlflax.backbones.vit import resample
 from tlflax.errors import ConfigError
 from tlflax.heads import Head
-
-
-def numbers(spec, size):
-    rng = np.random.default_rng(0)
-
-    def leaf(path, s):
-        noise = rng.standard_normal(s.shape, np.float32)
-        if path[-1].key == "var":
-            return np.exp(noise)
-        return noise / np.sqrt(max(1, np.prod(s.shape[:-1]))).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(leaf, abstract_variables(spec.chain(), size))
-
-
-# Float32: one compiled function may fuse a block differently from another.
-def close(a, b):
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(b).max(), 1e-6))
 
 
 @pytest.mark.parametrize(

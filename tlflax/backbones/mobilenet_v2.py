@@ -15,7 +15,7 @@ from tlflax.backbones.spec import Contract
 _EPSILON, _MOMENTUM = 1e-3, 0.999
 
 # Table 2 of the paper: expansion, output channels at width 1.0, repeats, first stride.
-_TABLE = (
+TABLE = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -87,7 +87,7 @@ def mobilenet_v2(width: float, contract: Contract) -> Chain:
     options = {"features": stem, "kernel": 3, "stride": 2, "names": names}
     blocks = [BlockDef("Conv1_relu", ConvNormRelu, options)]
     channels, index = stem, 0
-    for expansion, features, repeats, first_stride in _TABLE:
+    for expansion, features, repeats, first_stride in TABLE:
         features = _divisible(features * width)
         for repeat in range(repeats):
             stride = first_stride if repeat == 0 else 1

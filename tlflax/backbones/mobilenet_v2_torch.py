@@ -8,19 +8,9 @@ last ``bn2``.
 import flax.linen as nn
 
 from tlflax.backbones.chain import BlockDef, Chain
+from tlflax.backbones.mobilenet_v2 import TABLE
 from tlflax.backbones.spec import Contract
 from tlflax.backbones.torch_layers import ConvNorm, InvertedResidual
-
-# Table 2 of the paper: expansion, output channels, repeats, first stride.
-_TABLE = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
 
 
 def mobilenet_v2(contract: Contract) -> Chain:
@@ -28,7 +18,7 @@ def mobilenet_v2(contract: Contract) -> Chain:
     shared = {"activation": nn.relu6}
     stem = {"conv_name": "conv_stem", "features": 32, "kernel": 3, "stride": 2}
     blocks = [BlockDef("bn1", ConvNorm, stem | shared)]
-    for stage, (expansion, features, repeats, first_stride) in enumerate(_TABLE):
+    for stage, (expansion, features, repeats, first_stride) in enumerate(TABLE):
         for unit in range(repeats):
             fields = {"kernel": 3, "expansion": expansion, "features": features, "gated": False}
             fields |= {"stride": first_stride if unit == 0 else 1}
