@@ -49,6 +49,7 @@ def from_hub(arrays):
     return hub_form.convert(arrays, inventory(HUB.name)[0], HUB, "the module")
 
 
+@pytest.mark.slow
 def test_every_part_equals_the_whole():
     """Each block from the one before it, the end of the chain, inner layers; an odd size."""
     chain, images = SPEC.chain(), draw_image(33)

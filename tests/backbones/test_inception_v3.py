@@ -120,6 +120,7 @@ def test_max_pool_is_the_window_reduction(window, side):
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_every_part_equals_the_whole():
     """Each block from the one before it, the end of the chain, inner layers."""
     chain, images = SPEC.chain(), draw_image(75)

@@ -70,18 +70,45 @@ def test_command_recognises_and_reads_back(files, tmp_path):
     np.testing.assert_array_equal(kernel, plain["params"]["out_relu"]["Conv_1"]["kernel"])
 
 
+def convert(*arguments):
+    command = [sys.executable, "-m", "tlflax.convert", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("keras_h5/waste4_keras_model.h5", "is a model inside the model"),
-        ("keras_h5/potatoes.h5", "fits no network"),
-        ("keras_v3/cifar10_cnn.keras", "readable formats are"),
-        ("savedmodel/potatoes_1", "is a folder"),
+        ("keras_h5/waste4_keras_model.h5", "does not fit the network"),
+        ("keras_h5/potatoes.h5", "does not fit the network"),
+        ("keras_v3/cifar10_cnn.keras", "does not fit the network"),
+        ("torch/resnet20-12fca82f.th", "it has torch weights, vgg16 needs keras ones"),
     ],
 )
-def test_other_real_files_are_refused_in_one_line(file, said, real, tmp_path):
+def test_another_network_is_refused_in_one_line(file, said, real, tmp_path):
     dest = tmp_path / "w.safetensors"
-    command = [sys.executable, "-m", "tlflax.convert", str(real / "weights" / file), str(dest)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = convert(real / "weights" / file, dest, "--backbone", "vgg16")
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not dest.exists()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "keras_h5/waste4_keras_model.h5",
+        "keras_h5/potatoes.h5",
+        "keras_h5/plant_disease_model.h5",
+        "keras_h5/tiny_darknet_imagenet.h5",
+        "keras_v3/cifar10_cnn.keras",
+        "keras_v3/plant_disease_model.keras",
+    ],
+)
+def test_command_takes_a_model_of_ones_own(file, real, tmp_path):
+    source, dest = real / "weights" / file, tmp_path / "w.safetensors"
+    stem = file.split("/")[1].replace(".keras", "_keras")
+    names = {p.stem: p for p in (real / "reference").glob("*.npz")}
+    reference = names.get(stem.removesuffix(".h5")) or names[stem.replace(".h5", "_h5")]
+    done = convert(source, dest, "--reference", reference)
+    assert done.returncode == 0, done.stderr
+    facts = read_facts(dest)
+    assert facts["backbone"] == source.name and facts["certificate"]["method"] == "reference"
+    assert facts["certificate"]["endpoints"].keys() <= {"probs", "logits"}
