@@ -1,5 +1,7 @@
 """Running parts of a chain: every cut and every start equals the whole."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -20,10 +22,22 @@ from tlflax.model import Architecture, Model
         ("vgg16", 32, ()),
         ("glyph_cnn", 32, ("block2_conv1", "block3_bn2")),
         ("mobilenet_v2_0.35", 33, ("bn_Conv1", "block_13_expand_relu", "block_13_depthwise")),
-        ("mobilenet_0.25", 33, ("conv_dw_6", "conv_pw_13")),
-        ("resnet50", 33, ("conv1_relu", "conv4_block2_add", "conv5_block1_0_bn")),
-        ("resnet50_v2", 33, ("conv2_block3_preact_relu", "conv5_block3_3_conv", "post_bn")),
-        ("squeezenet_1.1", 48, ("conv1", "fire5_relu_expand1x1")),
+        pytest.param("mobilenet_0.25", 33, ("conv_dw_6", "conv_pw_13"), marks=pytest.mark.slow),
+        pytest.param(
+            "resnet50",
+            33,
+            ("conv1_relu", "conv4_block2_add", "conv5_block1_0_bn"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "resnet50_v2",
+            33,
+            ("conv2_block3_preact_relu", "conv5_block3_3_conv", "post_bn"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "squeezenet_1.1", 48, ("conv1", "fire5_relu_expand1x1"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_part_equals_the_whole(name, size, inner):
@@ -91,6 +105,36 @@ def test_unknown_parts_are_refused(start, stop, said):
             lambda x: chain.init(jax.random.key(0), x, start=start, stop=stop),
             jax.ShapeDtypeStruct((1, 32, 32, 3) if start is None else (1, 4, 4, 16), np.float32),
         )
+
+
+def one_of_a_family():
+    """Every network; those that differ from a sister in width or depth alone are `slow`."""
+    seen = set()
+    for name, spec in ZOO.items():
+        yield pytest.param(name, marks=[pytest.mark.slow] if spec.build in seen else [])
+        seen.add(spec.build)
+
+
+@pytest.mark.parametrize("name", list(one_of_a_family()))
+def test_every_block_can_be_cut_at_and_started_from(name):
+    spec = get(name)
+    chain, side = spec.chain(), max(spec.min_size, 32)
+    names = list(chain)
+
+    def run(variables, images):
+        record = {}
+        chain.apply(variables, images, record=record)
+        cuts = {names[0]: chain.apply(variables, images, stop=names[0])}
+        for below, block in itertools.pairwise(names):
+            cuts[block] = chain.apply(variables, record[below], start=below, stop=block)
+        return {block: record[block] for block in names}, cuts
+
+    # Without optimisation: compiling is what takes the time.
+    compiled = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
+    whole, cuts = compiled(numbers(spec, side), draw_image(side))
+    for block in names:
+        assert np.std(whole[block]) > 0, f"{block} says nothing"
+        close(np.asarray(cuts[block]), np.asarray(whole[block]))
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))

@@ -16,6 +16,7 @@ from tlflax.errors import ConfigError
 from tlflax.heads import Head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "inner"),
     [
