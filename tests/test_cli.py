@@ -70,7 +70,7 @@ def config(tmp_path):
         (["--config.image_size=-4"], ["image_size must be at least 0"]),
         (["--config.batch_size=0"], ["batch_size must be at least 1"]),
         (["--config.seed=-1"], ["seed must be at least 0"]),
-        (["--config.cache=of"], ["cache must be auto or off", "did you mean off"]),
+        (["--config.cache=of"], ["cache must be auto, off or views:K", "did you mean off"]),
         (["--config.on_bad_image=ignore"], ["on_bad_image must be error or skip"]),
         (["--config.augment=flip_corp"], ["augment 'flip_corp'", "did you mean flip_crop"]),
         (["--config.head=gab"], ["unknown head 'gab'", "gap"]),

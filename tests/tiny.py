@@ -98,12 +98,14 @@ def job(folder: Path, *entries: dict, images=None, network=None, cache="auto", s
     from tlflax.train.devices import Placement
     from tlflax.train.interrupt import Guard
     from tlflax.train.loop import Job
-    from tlflax.train.streams import Streams
+    from tlflax.train.streams import Caching, Streams
 
     network, images = network or model(), images or data()
     placement = changes.pop("placement", None) or Placement()
     chosen = stages(*entries)
-    streams = Streams(network, images.train, images.val, placement, 16, cache)
+    splits = {"train": images.train, "val": images.val, "test": images.test}
+    caching = cache if isinstance(cache, Caching) else Caching(cache)
+    streams = Streams(network, splits, placement, 16, caching, say=lambda line: None)
     variables = changes.pop("variables", None) or network.init(seed)
     return Job(
         network, variables, chosen, [network.policy(s) for s in chosen], streams, folder, 16, seed,

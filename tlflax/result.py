@@ -15,9 +15,7 @@ from tlflax.data.decode import decode
 from tlflax.data.listing import Split
 from tlflax.errors import ConfigError
 from tlflax.evaluate.metrics import Predictions, summarise
-from tlflax.model import Model
-from tlflax.train.devices import Placement
-from tlflax.train.streams import probabilities
+from tlflax.train.streams import Streams
 from tlflax.versions import versions_of
 
 _PACKAGES = ("tlflax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -41,16 +39,19 @@ def describe_weights(weights: Weights | None) -> dict[str, Any]:
 
 
 def predictions_of(
-    model: Model,
-    finals: dict[str, dict[str, Any]],
-    split: Split,
-    placement: Placement,
-    batch_size: int,
+    streams: Streams, finals: dict[str, tuple[dict[str, Any], str | None]], name: str, split: Split
 ) -> dict[str, Predictions]:
-    """Predictions of each set of variables on a split; empty if the split is."""
+    """Predictions of each set of variables on a split; empty if the split is.
+
+    Args:
+      streams: data of the model.
+      finals: name -> (variables, block up to which they are the pretrained ones or ``None``).
+      name: ``val`` or ``test``.
+      split: the same split's files and labels.
+    """
     if not len(split):
         return {}
-    log_p = probabilities(model, finals, split, placement, batch_size)
+    log_p = {k: streams.predict(v, name, boundary) for k, (v, boundary) in finals.items()}
     return {k: Predictions(list(split.files), split.labels, np.exp(v)) for k, v in log_p.items()}
 
 

@@ -1,26 +1,104 @@
 import numpy as np
 import pytest
 
+from tlflax.data.plan import TrainPlan
 from tlflax.features import boundary
+from tlflax.features.store import Store
 
 
-@pytest.mark.parametrize(
-    ("shape", "examples", "expected"),
-    [((10,), 10, True), ((10,), 11, False), ((2, 5), 10, True), ((2, 6), 10, False)],
-)
-def test_fits_counts_float32_bytes(monkeypatch, shape, examples, expected):
-    monkeypatch.setattr(boundary, "MEMORY_LIMIT", 400)
-    assert boundary.fits(shape, examples) is expected
+def image_key(i):
+    return bytes([i] * 32)
 
 
-def test_compute_puts_rows_where_they_belong_and_drops_padding():
-    batches = [
-        {"index": np.array([2, 0]), "weight": np.array([1, 1]), "image": np.array([[2.0], [0.0]])},
-        {"index": np.array([1, 1]), "weight": np.array([1, 0]), "image": np.array([[1.0], [9.0]])},
+class Source:
+    """Batches of numbers in place of pixels."""
+
+    def __init__(self, missing, rows):
+        self.missing, self.rows = missing, rows
+
+    def __len__(self):
+        return -(-len(self.missing) // self.rows)
+
+    def __getitem__(self, k):
+        chosen = np.array(self.missing[k * self.rows : (k + 1) * self.rows], np.float32)
+        return {"image": np.resize(chosen, self.rows)[:, None]}
+
+
+def test_fill_computes_each_different_image_once_and_drops_padding(tmp_path):
+    batches = []
+
+    def prefix(batch):
+        batches.append(batch["image"].ravel().tolist())
+        return batch["image"] * 10
+
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    keys = [image_key(i) for i in (5, 6, 5, 7, 8)]
+    facts = boundary.fill(store, keys, Source, prefix, 3)
+    assert sorted(x for batch in batches for x in batch) == [0, 1, 3, 4, 4, 4]
+    assert {k: facts[k] for k in ("rows", "reused", "computed", "damaged")} == {
+        "rows": 5, "reused": 1, "computed": 4, "damaged": 0,
+    }  # fmt: skip
+    found = store.find(keys)
+    assert found.batch(np.arange(5)).ravel().tolist() == [0, 10, 0, 30, 40]
+    again = boundary.fill(store, keys, Source, prefix, 3)
+    assert (again["computed"], again["reused"]) == (0, 5)
+
+
+def test_what_was_computed_before_an_error_is_kept(tmp_path):
+    calls = []
+
+    def prefix(batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return batch["image"]
+
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    keys = [image_key(i) for i in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        boundary.fill(store, keys, Source, prefix, 2)
+    facts = boundary.fill(Store(tmp_path, "a", (1,), "float32", {}, 2**20), keys, Source, prefix, 2)
+    # The second batch was still on its way to the host.
+    assert (facts["reused"], facts["computed"]) == (2, 6)
+
+
+def test_segments_are_written_while_the_fill_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(boundary, "_SEGMENT_BYTES", 3 * 4)
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    keys = [image_key(i) for i in range(20)]
+    seen = []
+
+    def progress(done, total):
+        seen.append((done, total, len(list(tmp_path.glob("a/*.npy")))))
+
+    boundary.fill(store, keys, Source, lambda b: b["image"], 2, progress)
+    assert [d for d, *_ in seen] == list(range(2, 21, 2)) and seen[0][1] == 20
+    assert seen[5][2] >= 2
+    np.testing.assert_array_equal(store.find(keys).batch(np.arange(20)).ravel(), np.arange(20))
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_train_batches_take_the_view_of_the_epoch(tmp_path, views):
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    keys = [image_key(i) for i in range(5 * views)]
+    boundary.fill(store, keys, Source, lambda b: b["image"], 4)
+    labels = np.arange(5)
+    plan = TrainPlan(5, 2, (0,))
+    for step, batch in enumerate(boundary.train_batches(store.find(keys), labels, plan, 0, 12)):
+        view = step // plan.steps_per_epoch % views
+        np.testing.assert_array_equal(batch["image"].ravel(), batch["index"] + 5 * view)
+        np.testing.assert_array_equal(batch["index"], plan.batch(step)[0])
+        np.testing.assert_array_equal(batch["label"], batch["index"])
+
+
+def test_eval_batches_have_every_row_once(tmp_path):
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    keys = [image_key(i) for i in range(5)]
+    boundary.fill(store, keys, Source, lambda b: b["image"], 4)
+    rows = [
+        float(x)
+        for batch in boundary.eval_batches(store.find(keys), np.arange(5), 2)
+        for x, w in zip(batch["image"].ravel(), batch["weight"], strict=True)
+        if w
     ]
-    found = boundary.compute(lambda x: x * 10, iter(batches), lambda b: b, 3)
-    assert found.values.tolist() == [[0.0], [10.0], [20.0]]
-    assert len(found) == 3
-    copy = found.batch(np.array([2, 2]))
-    copy[:] = -1
-    assert found.values[2] == 20.0
+    assert rows == [0, 1, 2, 3, 4]

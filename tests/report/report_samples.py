@@ -124,6 +124,25 @@ def run(names, n=300, accuracy=0.9, stages=(("head", 5), ("tune", 8)), baseline=
             "splits": "val and test cut from train, stratified by class, seed 0, by content hash",
             "skipped": [{"file": "train/cat/broken.jpg", "reason": "truncated after 2,048 bytes"}],
         },
+        "cache": {
+            "mode": "auto",
+            "folder": "~/.cache/tlflax/features",
+            "features": [
+                {
+                    "split": split,
+                    "boundary": "block5_conv1",
+                    "rows": rows,
+                    "reused": rows // 3,
+                    "computed": rows - rows // 3,
+                    "damaged": 0,
+                    "seconds": 12.5,
+                    "views": 0,
+                    "bytes": rows * 4 * 9 * 9 * 512,
+                    "dtype": "float32",
+                }
+                for split, rows in (("train", 300), ("val", 60), ("test", n))
+            ],
+        },
         "seed": 0,
         "versions": {"python": "3.11.9", "tlflax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
         "warnings": [],

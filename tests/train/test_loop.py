@@ -196,7 +196,7 @@ def scripted(monkeypatch, results):
     from tlflax.train.streams import Streams
 
     queue = iter(results)
-    monkeypatch.setattr(Streams, "validation", lambda *a: (lambda variables: None, None))
+    monkeypatch.setattr(Streams, "validation", lambda *a: lambda variables: None)
     monkeypatch.setattr(stage_run, "accuracy_and_loss", lambda log_p, labels: next(queue))
 
 

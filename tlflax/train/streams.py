@@ -1,19 +1,32 @@
-"""What a stage reads: images, or the stored output of its frozen prefix."""
+"""What a stage reads: images, or the stored output of its frozen prefix.
+
+Either way a step begins at the boundary. Without stored features the prefix is computed batch by
+batch, by the same compiled function that fills the store: cached or not is the same training.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from tqdm import tqdm
 
-from tlflax import tree
+from tlflax import folders, tree
+from tlflax.data import pipeline
 from tlflax.data.augment import Augment, held_size, make_augment
 from tlflax.data.decode import Resize
 from tlflax.data.listing import Split
-from tlflax.data.pipeline import Images, eval_batches
+from tlflax.data.pipeline import Images
+from tlflax.data.plan import TrainPlan, eval_plan
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.predict import log_probabilities
-from tlflax.features.boundary import Features, compute, fits
+from tlflax.features import boundary as prefix_rows
+from tlflax.features.identity import below, identify, image_key, view_key
+from tlflax.features.store import Features, Store, StoreFull
 from tlflax.model import Model
 from tlflax.policy.policy import Policy
 from tlflax.policy.stage import Stage
@@ -21,7 +34,47 @@ from tlflax.train.devices import Placement
 from tlflax.train.state import above
 from tlflax.train.step import make_eval_step, make_prefix
 
-CACHE_MODES = ("auto", "off")
+_DTYPES = ("float32", "bfloat16")
+# More missing rows than this are worth a progress bar.
+_BAR_FROM = 200
+# Pixels of a split up to this size are decoded once and kept.
+_HOLD_BYTES = 512 * 2**20
+
+Place = Callable[[dict[str, np.ndarray]], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Caching:
+    """How features of frozen blocks are kept.
+
+    Attributes:
+      mode: ``auto`` keeps them wherever the training is the same, ``off`` never, ``views:K`` also
+        where images are augmented: in K fixed versions of each.
+      gigabytes: largest size on disk of all stored features together.
+      dtype: ``float32``, or ``bfloat16`` for half the space and 8 bits of precision.
+
+    Raises:
+      ConfigError: an unknown mode or dtype, or a size below 0.
+    """
+
+    mode: str = "auto"
+    gigabytes: float = 20.0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "off") and not re.fullmatch(r"views:[1-9]\d*", self.mode):
+            hint = suggest(self.mode, ("auto", "off", "views:4"))
+            raise ConfigError(f"cache must be auto, off or views:K, got {self.mode!r}{hint}")
+        if self.dtype not in _DTYPES:
+            hint = suggest(self.dtype, _DTYPES)
+            raise ConfigError(f"cache_dtype must be float32 or bfloat16, got {self.dtype!r}{hint}")
+        if self.gigabytes < 0:
+            raise ConfigError(f"cache_gb must be at least 0, got {self.gigabytes:g}")
+
+    @property
+    def views(self) -> int:
+        """Fixed versions of each augmented image, 0 for none."""
+        return int(self.mode[6:]) if self.mode.startswith("views:") else 0
 
 
 @dataclasses.dataclass
@@ -29,106 +82,198 @@ class TrainData:
     """Source of one stage's batches.
 
     Attributes:
-      images: pixels, or features.
-      augment: change of each image, ``None`` for features.
-      start: block whose output the batches hold, ``None`` for images.
-      cached: whether they are features.
+      batches: ``(plan, first step, step after the last) ->`` host batches.
+      place: puts a batch on the devices; its ``image`` is then what a step begins with.
+      start: block whose output that is, ``None`` for images.
+      facts: of the cache: rows, computed, reused, bytes, ...; ``None`` if it is not used.
+      below: leaves of the frozen prefix that `place` reads, by collection, on the devices.
     """
 
-    images: Any
-    augment: Augment | None
+    batches: Callable[[TrainPlan, int, int], Iterator[pipeline.Batch]]
+    place: Place
     start: str | None
-    cached: bool
+    facts: dict[str, Any] | None
+    below: dict[str, tree.Flat]
+
+    @property
+    def cached(self) -> bool:
+        """Whether the batches are stored features."""
+        return self.facts is not None
 
 
 class Streams:
-    """Training and validation data of one model; features are kept between stages.
+    """Data of one model for training, validation and the test at the end.
 
     Args:
       model: structure.
-      train: training split.
-      val: validation split.
+      splits: ``train``, ``val`` and, if it is to be predicted, ``test``.
       placement: devices.
       batch_size: images per evaluation step.
-      cache: ``auto`` keeps features wherever the result is identical, ``off`` never.
+      caching: how features are kept.
+      say: prints a line for people.
 
-    Raises:
-      ConfigError: unknown ``cache``.
+    Attributes:
+      notes: what a user should know about the cache, one line each.
+      facts: what was read from the cache or added to it, by (boundary, split, augmentation).
     """
 
     def __init__(
         self,
         model: Model,
-        train: Split,
-        val: Split,
+        splits: Mapping[str, Split],
         placement: Placement,
         batch_size: int,
-        cache: str = "auto",
+        caching: Caching | None = None,
+        say: Callable[[str], None] = print,
     ):
-        if cache not in CACHE_MODES:
-            hint = suggest(cache, CACHE_MODES)
-            raise ConfigError(f"cache must be one of {', '.join(CACHE_MODES)}, got {cache!r}{hint}")
-        self._model, self._placement, self._cache = model, placement, cache
-        self._splits = {"train": train, "val": val}
-        self._batch_size = batch_size
+        self._model, self._placement, self._batch_size = model, placement, batch_size
+        self._caching, self._say = caching or Caching(), say
+        self._splits = splits
         self._images: dict[tuple[str, int], Images] = {}
-        self._features: dict[tuple[str, str], tuple[str, Features]] = {}
-        self.train_labels, self.val_labels = train.labels, val.labels
+        self._prefixes: dict[str, tuple[Any, Any]] = {}
+        self._digests: dict[tuple[int, ...], tuple[Any, str]] = {}
+        self._stores: dict[str, Store] = {}
+        self.notes: list[str] = []
+        self.facts: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Labels of the training split."""
+        return self._splits["train"].labels
+
+    @property
+    def val_labels(self) -> np.ndarray:
+        """Labels of the validation split."""
+        return self._splits["val"].labels
 
     def images(self, split: str, size: int | None = None) -> Images:
-        """Pixels of a split, decoded once."""
+        """Pixels of a split, decoded once if they fit into memory."""
         size = size or self._model.architecture.image_size
         if (split, size) not in self._images:
-            self._images[split, size] = Images(
-                self._splits[split], size, resize_rule(self._model), 512 * 2**20
-            )
+            rule = resize_rule(self._model)
+            self._images[split, size] = Images(self._splits[split], size, rule, _HOLD_BYTES)
         return self._images[split, size]
 
     def training(self, variables: dict[str, Any], policy: Policy, stage: Stage) -> TrainData:
         """Chooses between images and features for a stage."""
-        size = self._model.architecture.image_size
+        size, labels = self._model.architecture.image_size, self.train_labels
         augment = make_augment(stage.augment, size)
-        if augment is None and self._cacheable(policy, "train"):
-            features = self._get(variables, policy, "train")
-            return TrainData(features, None, policy.boundary, True)
-        return TrainData(self.images("train", held_size(augment, size)), augment, None, False)
+        place, leaves = self._place(variables, policy.boundary)
+        # More views than epochs would be computed for nothing.
+        views = min(self._caching.views, int(stage.epochs)) if augment else 1
+        found = None
+        if policy.boundary is not None and views:
+            found = self._features(variables, policy.boundary, "train", augment, views, stage)
+        if found is not None:
+            features, facts = found
+            if augment is not None:
+                self._note(
+                    f"stage {stage.name!r}: cache=views:{views}: each training image is seen in "
+                    f"{views} fixed augmented versions, not in a new one each epoch"
+                )
+
+            def stored(plan: TrainPlan, first: int, last: int) -> Iterator[pipeline.Batch]:
+                return prefix_rows.train_batches(features, labels, plan, first, last)
+
+            return TrainData(stored, self._placement.batch, policy.boundary, facts, leaves)
+
+        pixels = self.images("train", held_size(augment, size))
+
+        def read(plan: TrainPlan, first: int, last: int) -> Iterator[pipeline.Batch]:
+            return pipeline.train_batches(pixels, labels, plan, augment, first, last)
+
+        return TrainData(read, place, policy.boundary, None, leaves)
 
     def validation(
         self, variables: dict[str, Any], policy: Policy
-    ) -> tuple[Callable[[dict[str, Any]], np.ndarray], str | None]:
+    ) -> Callable[[Mapping[str, Any]], np.ndarray]:
         """How to evaluate on the validation split during a stage.
 
         Returns:
-          A function: variables -> log-probabilities ``[N, classes]``; and the block that its
-          pass starts after (``None``: at the images), so that the variables below may be left
-          out.
+          A function: variables -> log-probabilities ``[N, classes]``. Leaves below the policy's
+          boundary may be left out: they are taken from ``variables``, here.
         """
-        start, source = None, None
-        if self._cacheable(policy, "val"):
-            start, source = policy.boundary, self._get(variables, policy, "val")
-        pixels: Any = source or self.images("val")
-        evaluate = make_eval_step(self._model.module(), start)
+        return self._evaluation(variables, policy.boundary, "val")
+
+    def predict(self, variables: dict[str, Any], split: str, boundary: str | None) -> np.ndarray:
+        """Log-probabilities ``[N, classes]`` of a split.
+
+        Args:
+          variables: full variables.
+          split: ``train``, ``val`` or ``test``.
+          boundary: block up to which the features may be stored ones, ``None`` for no block.
+        """
+        placed = self._placement.replicate(variables)
+        return self._evaluation(variables, boundary, split)(placed)
+
+    def summary(self) -> dict[str, Any]:
+        """What a report says about the cache; JSON-able."""
+        return {
+            "mode": self._caching.mode,
+            "folder": str(_root()),
+            "budget_gb": self._caching.gigabytes,
+            "features": list(self.facts.values()),
+        }
+
+    def _evaluation(
+        self, variables: dict[str, Any], boundary: str | None, split: str
+    ) -> Callable[[Mapping[str, Any]], np.ndarray]:
+        place, _ = self._place(variables, boundary)
+        labels, features = self._splits[split].labels, None
+        found = self._features(variables, boundary, split) if boundary is not None else None
+        if found is not None:
+            features, place = found[0], self._placement.batch
+        evaluate = make_eval_step(self._model.module(), boundary)
         names = tuple(self._model.anatomy.blocks)
+        size, multiple = self._batch_size, self._placement.multiple
 
-        def validate(current: dict[str, Any]) -> np.ndarray:
-            # Leaves below the boundary are not part of this pass.
+        def batches() -> Iterator[pipeline.Batch]:
+            if features is None:
+                return pipeline.eval_batches(self.images(split), labels, size, multiple)
+            return prefix_rows.eval_batches(features, labels, size, multiple)
+
+        def run(current: Mapping[str, Any]) -> np.ndarray:
             needed = {
-                c: tree.unflatten(above(tree.flatten(v), start, names)) for c, v in current.items()
+                c: tree.unflatten(above(tree.flatten(v), boundary, names))
+                for c, v in current.items()
             }
-            batches = eval_batches(
-                pixels, self.val_labels, self._batch_size, self._placement.multiple
-            )
             return log_probabilities(
-                evaluate, needed, batches, self._placement.batch,
-                len(self.val_labels), len(self._model.classes),
-            )  # fmt: skip
+                evaluate, needed, batches(), place, len(labels), len(self._model.classes)
+            )
 
-        return validate, start
+        return run
 
-    def _cacheable(self, policy: Policy, split: str) -> bool:
-        if self._cache == "off" or policy.boundary is None:
-            return False
-        return fits(self._shape(policy.boundary), len(self._splits[split]))
+    def _place(
+        self, variables: dict[str, Any], boundary: str | None
+    ) -> tuple[Place, dict[str, tree.Flat]]:
+        """Placement of a batch of images and, up to the boundary, their way through the prefix."""
+        if boundary is None:
+            return self._placement.batch, {c: {} for c in variables}
+        leaves, digest = self._below(variables, boundary)
+        if digest not in self._prefixes:
+            # One at a time: weights of an earlier stage's prefix need not stay on the devices.
+            self._prefixes.clear()
+            function = make_prefix(self._model.module(), boundary, self._pooled(boundary))
+            self._prefixes[digest] = (function, self._placement.replicate(leaves))
+        function, placed = self._prefixes[digest]
+        nested = {c: tree.unflatten(part) for c, part in placed.items()}
+
+        def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+            ready = self._placement.batch(batch)
+            return {**ready, "image": function(nested, ready["image"])}
+
+        return place, placed
+
+    def _below(self, variables: dict[str, Any], boundary: str) -> tuple[dict[str, tree.Flat], str]:
+        """Leaves of the frozen prefix, and their digest together with the boundary."""
+        leaves = below(variables, boundary, tuple(self._model.anatomy.blocks))
+        flat = {f"{c}/{p}": v for c, part in leaves.items() for p, v in part.items()}
+        # The same arrays are asked for at every stage and split; hashing a VGG takes a while.
+        ids = tuple(id(v) for v in flat.values())
+        if ids not in self._digests:
+            self._digests.clear()
+            self._digests[ids] = (flat, tree.digest(flat))
+        return leaves, f"{boundary} {self._digests[ids][1]}"
 
     def _pooled(self, boundary: str) -> bool:
         return boundary == self._model.endpoint and self._model.architecture.head == "gap"
@@ -139,60 +284,119 @@ class Streams:
         shape = shapes.get(boundary, self._model.blocks[-1].shape)
         return shape[-1:] if self._pooled(boundary) else shape
 
-    def _get(self, variables: dict[str, Any], policy: Policy, split: str) -> Features:
-        """Features at the boundary; recomputed only if the weights below it changed."""
-        boundary = policy.boundary
-        assert boundary is not None
-        names = tuple(self._model.anatomy.blocks)
-        below = {}
-        for collection, leaves in variables.items():
-            flat = tree.flatten(leaves)
-            kept = above(flat, boundary, names)
-            below |= {f"{collection}/{p}": v for p, v in flat.items() if p not in kept}
-        key = tree.digest(below)
-        known = self._features.get((split, boundary))
-        if known is None or known[0] != key:
-            prefix = make_prefix(self._model.module(), boundary, self._pooled(boundary))
-            placed = self._placement.replicate(variables)
-            images = self.images(split)
-            batches = eval_batches(
-                images, self._splits[split].labels, self._batch_size, self._placement.multiple
+    def _store(self, variables: dict[str, Any], boundary: str) -> Store:
+        caching, pooled = self._caching, self._pooled(boundary)
+        # Maps that are computed in bfloat16 lose nothing when they are stored so.
+        precision = self._model.precision
+        dtype = caching.dtype if pooled or precision == "float32" else precision
+        _, digest = self._below(variables, boundary)
+        name, facts = identify(self._model, boundary, digest, pooled, dtype, precision)
+        if name not in self._stores:
+            budget = int(caching.gigabytes * 2**30)
+            self._stores[name] = Store(_root(), name, self._shape(boundary), dtype, facts, budget)
+        return self._stores[name]
+
+    def _features(
+        self,
+        variables: dict[str, Any],
+        boundary: str,
+        split: str,
+        augment: Augment | None = None,
+        views: int = 1,
+        stage: Stage | None = None,
+    ) -> tuple[Features, dict[str, Any]] | None:
+        """Features of a split at the boundary, and what the report says about them.
+
+        Returns:
+          ``None`` if the cache is off, or they do not fit (which is noted).
+        """
+        hashes = self._splits[split].hashes
+        if self._caching.mode == "off" or len(hashes) != len(self._splits[split]):
+            return None
+        store = self._store(variables, boundary)
+        size = self._model.architecture.image_size
+        if augment is None:
+            keys = [image_key(h) for h in hashes]
+        else:
+            assert stage is not None
+            keys = [view_key(h, stage.augment, v) for v in range(views) for h in hashes]
+        images = self.images(split, held_size(augment, size))
+        _, rows = eval_rows(len(hashes), self._batch_size, self._placement.multiple)
+        place, _ = self._place(variables, boundary)
+
+        def source(missing: Sequence[int], rows: int) -> prefix_rows.PixelSource:
+            wanted = [(i % len(hashes), i // len(hashes)) for i in missing]
+            return prefix_rows.PixelSource(images, wanted, rows, augment)
+
+        bar = _Bar(f"{boundary}, {split}")
+        try:
+            facts = prefix_rows.fill(
+                store, keys, source, lambda batch: place(batch)["image"], rows, bar
             )
-            found = compute(
-                lambda x: prefix(placed, x), batches, self._placement.batch, len(images)
+        except StoreFull as error:
+            self._note(
+                f"features of the frozen blocks up to {boundary} ({split}) are not kept: {error}; "
+                "they are computed again in every epoch"
             )
-            # One boundary at a time: an earlier stage's features are not needed again.
-            self._features = {k: v for k, v in self._features.items() if k[1] == boundary}
-            self._features[split, boundary] = (key, found)
-        return self._features[split, boundary][1]
+            return None
+        finally:
+            bar.close()
+        for note in store.notes:
+            self._note(note)
+        if facts["damaged"]:
+            self._note(
+                f"{facts['damaged']} stored features in {store.folder} were damaged and have been "
+                "computed again"
+            )
+        features = store.find(keys)
+        facts |= {
+            "split": split,
+            "boundary": boundary,
+            "views": views if augment is not None else 0,
+            "bytes": features.nbytes,
+            "dtype": store.dtype,
+            "folder": str(store.folder) if store.on_disk else None,
+        }
+        # The first look says what was found and what computed; later ones find everything.
+        self.facts.setdefault((boundary, split, stage.augment if stage else ""), facts)
+        return features, facts
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
+            self._say(f"warning: {line}")
+
+
+def _root() -> Path:
+    return folders.cache_dir() / "features"
+
+
+class _Bar:
+    """Progress of a fill, shown from the first batch on if there is much to do."""
+
+    def __init__(self, name: str):
+        self._name, self._bar = name, None
+
+    def __call__(self, done: int, total: int) -> None:
+        if total < _BAR_FROM or not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=f"features of {self._name}", unit="image")
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Ends the line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def eval_rows(examples: int, batch_size: int, multiple: int) -> tuple[int, int]:
+    """Number of evaluation batches of a split, and rows of each."""
+    plan = eval_plan(examples, batch_size, multiple)
+    return len(plan), len(plan[0][0]) if plan else 0
 
 
 def resize_rule(model: Model) -> Resize:
     """The resize part of a model's input contract."""
     c = model.spec.contract
     return Resize(c.method, c.antialias, c.fit, c.crop_fraction)
-
-
-def probabilities(
-    model: Model,
-    finals: Mapping[str, dict[str, Any]],
-    split: Split,
-    placement: Placement,
-    batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Log-probabilities ``[N, classes]`` of a split under each set of variables.
-
-    The images are read once, whatever the number of models.
-    """
-    images = Images(split, model.architecture.image_size, resize_rule(model), 0)
-    evaluate = make_eval_step(model.module())
-    batches = eval_batches(images, split.labels, batch_size, placement.multiple)
-    placed = placement.replicate(dict(finals))
-    results = {name: np.zeros((len(split), len(model.classes)), np.float32) for name in finals}
-    for batch in batches:
-        real = batch["weight"] > 0
-        ready = placement.batch(batch)
-        for name, variables in placed.items():
-            rows = np.asarray(evaluate(variables, ready))
-            results[name][batch["index"][real]] = rows[real]
-    return results
