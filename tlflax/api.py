@@ -155,6 +155,7 @@ def fit(
     workdir: str | Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    precision: str = "auto",
     select: str = "accuracy",
     cache: str = "auto",
     baseline: bool = False,
@@ -168,13 +169,20 @@ def fit(
       workdir: run directory, new or of the same run; a temporary one by default.
       batch_size: images per step.
       seed: of initial values, order, augmentation, dropout.
+      precision: of the backbone in training and evaluation: ``float32``, ``bfloat16``, or ``auto``
+        (bfloat16 on GPU and TPU, float32 on CPU); weights and the saved model are float32.
       select: ``accuracy`` or ``loss``: what makes a checkpoint the best on validation.
-      cache: ``auto`` keeps the output of the frozen prefix in memory, ``off`` never.
+      cache: ``auto`` keeps the output of frozen blocks on disk wherever training is the same,
+        ``off`` never, ``views:K`` also with augmentation, in K fixed versions of each image.
       baseline: also train the same network from scratch.
     """
     from tlflax import config as configs
     from tlflax import run as runs
+    from tlflax.compilation import keep_compiled
+    from tlflax.train.streams import Caching
 
+    caching = Caching(cache)
+    keep_compiled()
     entries = [s.__dict__ if isinstance(s, Stage) else s for s in stages]
     chosen = runs.read_stages(entries)
     built = model.at(data, getattr(data, "image_size", 0))
@@ -185,6 +193,7 @@ def fit(
         "stages": [vars(s) for s in chosen],
         "batch_size": batch_size,
         "seed": seed,
+        "precision": precision,
         "select": select,
         "cache": cache,
         "baseline": baseline,
@@ -200,8 +209,9 @@ def fit(
         workdir=folder,
         batch_size=batch_size,
         seed=seed,
+        precision=precision,
         select=select,
-        cache=cache,
+        caching=caching,
         baseline=runs.scratch_stage(chosen) if baseline else None,
         config=config,
     )

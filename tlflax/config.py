@@ -41,8 +41,13 @@ DEFAULTS: dict[str, Any] = {
     "stages": (),
     "batch_size": 32,
     "seed": 0,
+    "precision": "auto",  # of the backbone: bfloat16 on GPU and TPU, float32 on CPU; or one of them
     "select": "accuracy",  # the best checkpoint on validation: by accuracy, or by "loss"
-    "cache": "auto",  # keep the output of the frozen prefix in memory; "off" = never
+    # Output of frozen blocks is computed once and kept on disk: "auto" = wherever training is the
+    # same, "off" = never, "views:K" = also with augmentation, in K fixed versions of each image.
+    "cache": "auto",
+    "cache_gb": 20.0,  # largest size of it on disk; what was not used for longest is deleted
+    "cache_dtype": "float32",  # or "bfloat16": half the space, no longer the same to the last bit
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
@@ -57,8 +62,8 @@ _LOWEST = {
     "baseline_epochs": (0, " (0 = as many as all stages)"),
 }
 _CHOICES = {
+    "precision": ("auto", "float32", "bfloat16"),
     "select": ("accuracy", "loss"),
-    "cache": ("auto", "off"),
     "on_bad_image": ("error", "skip"),
 }
 

@@ -31,7 +31,8 @@ def check_head(pool: str, activation: str, dropout: float) -> None:
 
 def over_positions(x: jax.Array) -> jax.Array:
     """Mean over a map ``[B, H, W, C]`` or tokens ``[B, N, C]``; vectors ``[B, C]`` stay."""
-    return x.mean(axis=tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x
+    # float32 also of a bfloat16 map: the mean has digits that its terms have not.
+    return x.mean(axis=tuple(range(1, x.ndim - 1)), dtype=jnp.float32) if x.ndim > 2 else x
 
 
 class Head(nn.Module):
@@ -53,7 +54,10 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """``[B, H, W, C]``, ``[B, N, C]`` or ``[B, C] -> [B, classes]`` logits, float32."""
+        """``[B, H, W, C]``, ``[B, N, C]`` or ``[B, C] -> [B, classes]`` logits.
+
+        float32 from the pooling on, whatever the precision of the backbone.
+        """
         if self.pool == "gap":
             x = over_positions(x)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)

@@ -120,8 +120,10 @@ def main(argv: list[str]) -> None:
         return
     config, workdir = parse(argv)
     # Imported late: `--help` and a mistyped flag answer without waiting for jax.
+    from tlflax.compilation import keep_compiled
     from tlflax.run import run
 
+    keep_compiled()
     run(config, workdir, command=["python", "-m", "tlflax.main", *argv[1:]])
 
 

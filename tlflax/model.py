@@ -99,10 +99,12 @@ class Model:
                 f"{self.spec.min_size} pixels"
             )
         check_head(architecture.head, architecture.activation, architecture.dropout)
+        # Of training; a run's own matter, and no part of the architecture.
+        self.precision = "float32"
         # Weights that came in the same file as the network.
         self.brought: Weights | None = None
         self.chain: Chain = self.spec.chain()
-        self.all_blocks = inventory.describe(self.chain, size)
+        self.all_blocks, shapes = inventory.measure(self.chain, size)
         self.endpoint = resolve_endpoint(
             architecture.endpoint,
             [b.name for b in self.all_blocks],
@@ -111,7 +113,14 @@ class Model:
             self.spec.name,
             self.spec.default_endpoint,
         )
-        self.blocks = inventory.describe(self.chain, size, self.endpoint)
+        names = [b.name for b in self.all_blocks]
+        if self.endpoint in names:
+            self.blocks = self.all_blocks[: names.index(self.endpoint) + 1]
+            kept = {b.name for b in self.blocks}
+            shapes = {c: {k: v for k, v in x.items() if k in kept} for c, x in shapes.items()}
+        else:  # a layer inside a block
+            self.blocks, shapes = inventory.measure(self.chain, size, self.endpoint)
+        self._backbone_shapes = {c: v for c, v in shapes.items() if v}
         self.architecture = dataclasses.replace(
             architecture, backbone=self.spec.name, endpoint=self.endpoint, image_size=size
         )
@@ -145,37 +154,72 @@ class Model:
         """The same network for another image size."""
         return Model(dataclasses.replace(self.architecture, image_size=image_size))
 
+    def computing(self, precision: str) -> "Model":
+        """The same network whose backbone computes in ``float32`` or ``bfloat16``.
+
+        Variables are float32 all the same: `tlflax.train.step` casts them inside its functions.
+        """
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order."""
         return self.architecture.classes
 
-    def module(self, live: frozenset[str] = frozenset()) -> Classifier:
-        """The Linen module; ``live`` blocks use batch statistics when training."""
+    def module(self, live: frozenset[str] = frozenset(), *, remat: bool = False) -> Classifier:
+        """The Linen module.
+
+        Args:
+          live: blocks that use batch statistics when training.
+          remat: whether the backward pass recomputes each block (see `Chain`).
+        """
         a = self.architecture
         head = Head(len(a.classes), a.head, tuple(a.hidden), a.dropout, a.activation)
-        chain = Chain(self.chain.blocks, self.chain.contract, live)
+        chain = Chain(self.chain.blocks, self.chain.contract, live, self.precision, remat)
         return Classifier(chain, head, self.endpoint)
 
     @functools.cached_property
     def abstract(self) -> dict:
         """Shapes of all variables: ``{"params": {...}, "batch_stats": {...}}``."""
-        size = self.architecture.image_size
-        images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-        shapes = jax.eval_shape(self.module().init, jax.random.key(0), images)
-        return {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+        module = self.computing("float32").module()
+        key, features = jax.random.key(0), jax.ShapeDtypeStruct(self._features, jnp.float32)
+        # The backbone has been traced already.
+        head = jax.eval_shape(lambda k, x: module.init(k, x, start=self.endpoint), key, features)
+        found: dict[str, dict] = {"params": {}, "batch_stats": {}}
+        for collection, leaves in self._backbone_shapes.items():
+            found[collection] = {"backbone": leaves}
+        for collection, leaves in head.items():
+            found[collection] = {**found[collection], **leaves}
+        return found
 
-    def init(self, seed: int) -> dict:
-        """Random variables (float32), the same for the same seed."""
-        size = self.architecture.image_size
-        images = jnp.zeros((1, size, size, 3), jnp.uint8)
-        variables = self._initialise(jax.random.key(seed), images)
+    @property
+    def _features(self) -> tuple[int, ...]:
+        """Shape of what the head gets, for one image."""
+        return (1, *self.blocks[-1].shape)
+
+    def init(self, seed: int, *, head_only: bool = False) -> dict:
+        """Random variables (float32), the same for the same seed.
+
+        Args:
+          seed: of all values.
+          head_only: leaves the backbone out (`load` brings it), which spares compiling the
+            random numbers of every layer: 5-10 s. The head's values are the same.
+        """
+        key, size = jax.random.key(seed), self.architecture.image_size
+        if head_only:
+            features = jnp.zeros(self._features, jnp.float32)
+            variables = self._initialise(key, features, start=self.endpoint)
+        else:
+            variables = self._initialise(key, jnp.zeros((1, size, size, 3), jnp.uint8))
         return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
     @functools.cached_property
     def _initialise(self):
         # Kept, because the baseline starts from random values too and compiling takes seconds.
-        return jax.jit(self.module().init)
+        module = self.computing("float32").module()
+        return jax.jit(module.init, static_argnames="start")
 
     def load(self, variables: Mapping, weights: Weights) -> dict:
         """Replaces the backbone of ``variables`` by pretrained weights, all of it.
@@ -196,7 +240,7 @@ class Model:
             ) from error
         loaded = {c: dict(v) for c, v in variables.items()}
         for collection, leaves in taken.items():
-            loaded[collection]["backbone"] = jax.tree.map(jnp.asarray, leaves)
+            loaded.setdefault(collection, {})["backbone"] = jax.tree.map(jnp.asarray, leaves)
         return loaded
 
     @functools.cached_property

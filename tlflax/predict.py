@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tlflax.command import run_command
+from tlflax.compilation import keep_compiled
 from tlflax.errors import ConfigError, ConvertError, DataError, listing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -175,6 +176,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--batch_size must be at least 1, got {args.batch_size}")
     if not Path(args.out).absolute().parent.is_dir():
         raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    keep_compiled()
     predictor = Predictor.open(args.run_dir)
     found = predictor.predict(args.images, args.batch_size, args.on_bad_image)
     from tlflax.evaluate.metrics import summarise, write_predictions

@@ -19,14 +19,16 @@ from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.model import Architecture, Model, open_model
 from tlflax.policy.checks import check_stages
-from tlflax.policy.policy import table
+from tlflax.policy.policy import Policy, table
 from tlflax.policy.stage import Stage, make_stage
 from tlflax.result import Run, describe_weights, predictions_of, score_of, versions
 from tlflax.train.devices import Placement
 from tlflax.train.interrupt import Guard
 from tlflax.train.loop import Job, Outcome, train
+from tlflax.train.memory import keep_freed_memory
 from tlflax.train.progress import SELECT
-from tlflax.train.streams import Streams
+from tlflax.train.step import compute_precision
+from tlflax.train.streams import Caching, Streams
 
 
 def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
@@ -45,6 +47,7 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         configs.claim(workdir, c)
         return reopen(workdir)
     stages = read_stages(c["stages"], c["augment"])
+    caching = Caching(c["cache"], c["cache_gb"], c["cache_dtype"])
     placeholder = ("0", "1")  # the class names are known only after the data has been read
     architecture = Architecture(
         c["backbone"], c["endpoint"], placeholder, c["image_size"],
@@ -74,8 +77,9 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         workdir=workdir,
         batch_size=c["batch_size"],
         seed=c["seed"],
+        precision=c["precision"],
         select=c["select"],
-        cache=c["cache"],
+        caching=caching,
         baseline=scratch if c["baseline"] else None,
         config=c,
         command=shlex.join(command),
@@ -133,8 +137,9 @@ def fit(
     workdir: Path | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    precision: str = "auto",
     select: str = "accuracy",
-    cache: str = "auto",
+    caching: Caching | None = None,
     baseline: Stage | None = None,
     config: dict[str, Any] | None = None,
     command: str = "",
@@ -149,8 +154,10 @@ def fit(
       workdir: run directory; a new temporary one by default.
       batch_size: images per step.
       seed: of initial values, order, augmentation, dropout.
+      precision: of the backbone in training and evaluation: ``float32``, ``bfloat16``, or ``auto``
+        (bfloat16 on GPU and TPU, float32 on CPU).
       select: the best checkpoint on validation is the one with the best ``accuracy`` or ``loss``.
-      cache: ``auto`` or ``off``.
+      caching: how the output of frozen blocks is kept.
       baseline: stage that trains the same network from scratch for comparison.
       config: recorded in the report.
       command: recorded in the report.
@@ -160,7 +167,9 @@ def fit(
         raise ConfigError(f"select must be accuracy or loss, got {select!r}{hint}")
     if workdir is not None and finished(workdir):
         return reopen(workdir)
+    model = model.computing(compute_precision(precision))
     began = time.monotonic()
+    keep_freed_memory()
     workdir = workdir or Path(tempfile.mkdtemp(prefix="tlflax-"))
     placement = Placement()
     policies = [model.policy(stage) for stage in stages]
@@ -172,13 +181,16 @@ def fit(
     for note in notes:
         print(f"warning: {note}")
 
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    streams = Streams(model, splits, placement, batch_size, caching)
+
     def job(folder: Path, stages: Sequence[Stage], variables: dict[str, Any]) -> Outcome:
         work = Job(
             model=model,
             variables=variables,
             stages=stages,
             policies=[model.policy(stage) for stage in stages],
-            streams=Streams(model, data.train, data.val, placement, batch_size, cache),
+            streams=streams,
             folder=folder,
             batch_size=batch_size,
             seed=seed,
@@ -191,16 +203,17 @@ def fit(
 
     with Guard() as guard:
         # Init, then load, then (inside train) the optimizer: the only place with this order.
-        start = model.init(seed)
+        start = model.init(seed, head_only=weights is not None)
         start = model.load(start, weights) if weights else start
         tuned = job(workdir, stages, start)
         save_model(workdir, model, tuned, weights, seed)
         scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None
-        finals = {"tuned": tuned, "scratch": scratch}
-        finals = {k: v.variables for k, v in finals.items() if v is not None}
-        validated = predictions_of(model, finals, data.val, placement, batch_size)
+        finals = {"tuned": (tuned.variables, lowest_boundary(model, policies))}
+        if scratch is not None:
+            finals["scratch"] = (scratch.variables, None)
+        validated = predictions_of(streams, finals, "val", data.val)
         # The only place where the test split is read.
-        tested = predictions_of(model, finals, data.test, placement, batch_size)
+        tested = predictions_of(streams, finals, "test", data.test)
     report: dict[str, Any] = {
         "test": score_of(tested, "tuned", model.classes),
         "validation": score_of(validated, "tuned", model.classes),
@@ -210,13 +223,15 @@ def fit(
         "endpoint": model.endpoint,
         "weights": describe_weights(weights),
         "data": data.summary(),
+        "cache": streams.summary(),
         "seed": seed,
         "versions": versions(),
-        "warnings": notes,
+        "warnings": [*notes, *streams.notes],
         "seconds": round(time.monotonic() - began, 2),
         "best_step": tuned.best["step"],
         "command": command,
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
+        "precision": model.precision,
         "device": str(jax.devices()[0].device_kind),
     }
     if scratch is not None:
@@ -231,6 +246,15 @@ def fit(
     result.write(data.test if tested else data.val, config or {}, model.classes)
     print(result.headline())
     return result
+
+
+def lowest_boundary(model: Model, policies: Sequence[Policy]) -> str | None:
+    """Last block that no stage trains nor any below it, ``None`` if the first one is trained."""
+    boundaries = [policy.boundary for policy in policies]
+    names = model.anatomy.blocks
+    # A cut inside the last block is no block's name, and as high as a boundary can be.
+    order = {name: i for i, name in enumerate(names)}
+    return min(boundaries, key=lambda b: -1 if b is None else order.get(b, len(names)))
 
 
 def save_model(

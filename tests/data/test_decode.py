@@ -1,11 +1,12 @@
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from image_files import encoded, pixels
 from PIL import Image
 
-from tlflax.data.decode import Resize, decode, fault, resize
+from tlflax.data.decode import Resize, decode, decode_resized, fault, resize
 from tlflax.errors import ConfigError, DataError
 
 RGB = pixels(0)
@@ -161,3 +162,37 @@ def test_crop_keeps_the_centre_and_the_aspect():
         resize(pixels(3, 32, 32), 28, Resize(fit="crop", crop_fraction=0.875)),
         pixels(3, 32, 32)[2:30, 2:30],
     )
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
+def test_decoding_and_resizing_at_once_gives_the_same_bytes(method, antialias, fit):
+    rule = Resize(method, antialias, fit, 0.875)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for mode, height, width in (("RGB", 37, 52), ("L", 52, 37), ("RGBA", 24, 24), ("P", 90, 31)):
+        for kind in ("PNG", "JPEG") if mode in ("RGB", "L") else ("PNG",):
+            pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).convert(mode).save(file, kind, exif=turned)
+            data = file.getvalue()
+            want = resize(decode(data, "x"), 24, rule)
+            got = decode_resized(data, "x", 24, rule)
+            assert got.shape == (24, 24, 3) and np.array_equal(got, want), (mode, kind)
+    with pytest.raises(DataError, match="x: not an image"):
+        decode_resized(b"junk", "x", 24, rule)
+
+
+def test_pillows_remarks_are_off_and_all_other_warnings_stay():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file = io.BytesIO()
+        picture = Image.new("P", (9, 9))
+        picture.save(file, "PNG", transparency=b"\x00\x80")  # Pillow warns when converting it
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: decode(file.getvalue(), str(i)), range(40)))
+        with pytest.raises(UserWarning):
+            warnings.warn("mine", UserWarning, stacklevel=1)

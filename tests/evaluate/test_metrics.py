@@ -127,3 +127,30 @@ def test_failed_writing_leaves_the_old_file(tmp_path):
         raise RuntimeError("halfway")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["report.json"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 200])
+def test_scores_are_those_of_scikit_learn(n):
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    rng = np.random.default_rng(n)
+    k = 5
+    # Class 3 has no images, class 4 is never predicted.
+    labels = rng.choice([0, 1, 2, 4], n)
+    probabilities = rng.dirichlet(np.ones(k), n) if n else np.zeros((0, k))
+    probabilities[:, 4] = 0
+    p = Predictions([str(i) for i in range(n)], labels, probabilities)
+    found = summarise(p, list("abcde"))
+    if not n:
+        assert found["confusion"] == np.zeros((k, k), int).tolist()
+        assert all(np.isnan(s["f1"]) and s["n"] == 0 for s in found["per_class"].values())
+        return
+    matrix = confusion_matrix(labels, p.predicted, labels=range(k))
+    assert found["confusion"] == matrix.tolist()
+    want = precision_recall_fscore_support(
+        labels, p.predicted, labels=range(k), zero_division=np.nan
+    )
+    for name, values in zip(("precision", "recall", "f1", "n"), want, strict=True):
+        got = [s[name] for s in found["per_class"].values()]
+        # The same quotients of small integers.
+        np.testing.assert_array_max_ulp(np.array(got, float), values.astype(float), 2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from tlflax.ops import depthwise
 from tlflax.ops.depthwise import _native, _shifted, depthwise_conv
 
 CASES = [
@@ -53,7 +54,15 @@ def value_and_gradients(function, x, w, stride, padding):
     return y, *pull(cotangent)
 
 
-@pytest.mark.parametrize(("height", "width", "stride", "kernel", "padding"), CASES)
+def marked(case):
+    """Twenty-five taps with stride 1 run with the slow tests: same code as for nine."""
+    stride, kernel = case[2:4]
+    return pytest.param(*case, marks=pytest.mark.slow if (stride, kernel) == (1, 5) else ())
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "stride", "kernel", "padding"), [marked(case) for case in CASES]
+)
 def test_value_and_gradients(height, width, stride, kernel, padding):
     @jax.jit
     def both(x, w):
@@ -117,6 +126,22 @@ def test_both_forms_are_the_same_sum(function):
     x, w = draw(7, 8, 3)
     for stride, padding in ((1, "SAME"), (2, "SAME"), (2, "VALID")):
         close(function(x, w, stride, padding), oracle(x, w, stride, padding))
+
+
+@pytest.mark.parametrize(("height", "width", "padding"), [(8, 7, "SAME"), (9, 6, "VALID")])
+def test_large_maps_take_pairs_of_columns(height, width, padding, monkeypatch):
+    x, w = draw(height, width, 3)
+    monkeypatch.setattr(depthwise, "_PAIRED", x.size - 1)
+    run = jax.jit(lambda x, w: _shifted(x, w, 2, padding))
+    assert "barrier" in run.lower(x, w).as_text()
+    close(run(x, w), oracle(x, w, 2, padding))
+
+
+@pytest.mark.parametrize("batch", [16, 19])
+def test_kernel_gradient_of_more_images_than_are_added_at_once(batch):
+    x, w = draw(3, 3, 1, batch=batch)
+    gradient = jax.jit(jax.grad(lambda w: jnp.sum(x * depthwise_conv(x, w, 1, "SAME"))))
+    close(gradient(w)[0, 0, 0], jnp.sum(x * x, (0, 1, 2)))
 
 
 def test_a_map_smaller_than_the_kernel():

@@ -144,6 +144,7 @@ def run(names, n=300, accuracy=0.9, stages=(("head", 5), ("tune", 8)), baseline=
             ],
         },
         "seed": 0,
+        "precision": "float32",
         "versions": {"python": "3.11.9", "tlflax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
         "warnings": [],
         "seconds": 206.5,

@@ -74,11 +74,17 @@ class Chain(nn.Module):
       blocks: the links, in order.
       contract: how pixels are prepared; applied only when the pass starts at the images.
       live: names of the blocks whose BatchNorm uses batch statistics when ``train`` is true.
+      precision: dtype of the activations from the prepared pixels on. Parameters are computed
+        with as they are given: for ``bfloat16`` the caller casts them (not the statistics).
+      remat: whether the backward pass computes each block's inside again from the block's input
+        instead of keeping it from the forward pass: less memory for a second forward pass.
     """
 
     blocks: tuple[BlockDef, ...]
     contract: Contract
     live: frozenset[str] = frozenset()
+    precision: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -113,11 +119,15 @@ class Chain(nn.Module):
             x = preprocess(x, self.contract)
         elif start == stop:
             return x
+        # Only now: 0..255 minus a mean loses digits in bfloat16 that the network was trained on.
+        x = x.astype(self.precision)
         tap = Tap(stop, record)
+        # Recorded values must outlive the block, and a recomputed one's do not.
+        remat = self.remat and record is None
         try:
             for block in self.blocks[names.index(start) + 1 if start is not None else 0 :]:
                 tap.live = train and block.name in self.live
-                x = block.cls(**block.options, name=block.name)(x, tap)
+                x = _recomputed(self, block, x, tap) if remat else _built(self, block)(x, tap)
         except _Reached as reached:
             return reached.value
         if stop is not None:
@@ -127,3 +137,26 @@ class Chain(nn.Module):
     def __iter__(self) -> Iterator[str]:
         """Iterates over the block names."""
         return iter(b.name for b in self.blocks)
+
+
+def _built(chain: Chain, block: BlockDef) -> Any:
+    return block.cls(**block.options, name=block.name, parent=chain)
+
+
+def _recomputed(chain: Chain, block: BlockDef, x: jax.Array, tap: Tap) -> jax.Array:
+    """Applies a block whose inside is computed again in the backward pass."""
+    ended = False
+
+    def inside(chain: Chain, x: jax.Array) -> jax.Array:
+        nonlocal ended
+        try:
+            return _built(chain, block)(x, tap)
+        except _Reached as reached:
+            # A value must not leave a rematerialised function other than by its return.
+            ended = True
+            return reached.value
+
+    y = nn.remat(inside)(chain, x)
+    if ended:
+        raise _Reached(y)
+    return y

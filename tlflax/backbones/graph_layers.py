@@ -17,6 +17,7 @@ from jax import lax
 from tlflax.backbones.chain import Tap
 from tlflax.backbones.graph_functions import FUNCTIONS
 from tlflax.backbones.layers import kernel_init, max_pool
+from tlflax.ops.conv import conv_general_dilated
 from tlflax.ops.depthwise import depthwise_conv
 
 Options = Mapping[str, Any]
@@ -41,6 +42,7 @@ def _conv(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Arr
         feature_group_count=o["groups"],
         use_bias=o["bias"],
         kernel_init=kernel_init,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
     return _activate(layer(xs[0]), o)
@@ -106,7 +108,12 @@ class Separable(nn.Module):
         x = Depthwise(**dict(self.window), bias=False, name="depthwise")(x)
         # The bias stays with the pointwise half, whose output it is added to.
         pointwise = nn.Conv(
-            self.features, (1, 1), use_bias=self.bias, kernel_init=kernel_init, name="pointwise"
+            self.features,
+            (1, 1),
+            use_bias=self.bias,
+            kernel_init=kernel_init,
+            conv_general_dilated=conv_general_dilated,
+            name="pointwise",
         )
         return pointwise(x)
 
@@ -168,7 +175,9 @@ def _max_pool(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax
 def _average_pool(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Array:
     size, strides = tuple(o["pool"]), tuple(o["strides"])
     # Keras averages over what is inside the image alone.
-    return nn.avg_pool(xs[0], size, strides, o["padding"], count_include_pad=False)
+    y = nn.avg_pool(xs[0], size, strides, o["padding"], count_include_pad=False)
+    # flax divides by float32 counts, which would lead out of bfloat16.
+    return y.astype(xs[0].dtype)
 
 
 def _prelu(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Array:
@@ -240,12 +249,14 @@ def _normalize(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> ja
     if mean.ndim == len(axes) and mean.size == math.prod(shape):
         mean, variance = mean.reshape(shape), variance.reshape(shape)
     deviation = jnp.maximum(jnp.sqrt(variance), _EPSILON)
-    return mean + x * deviation if o["invert"] else (x - mean) / deviation
+    y = mean + x * deviation if o["invert"] else (x - mean) / deviation
+    # The constants are float32: a bfloat16 network must not go on in float32 from here.
+    return y.astype(x.dtype)
 
 
 def _rescale(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Array:
     scale, offset = (jnp.asarray(o[k], jnp.float32) for k in ("scale", "offset"))
-    return xs[0] * scale + offset
+    return (xs[0] * scale + offset).astype(xs[0].dtype)
 
 
 LAYERS: dict[str, Layer] = {

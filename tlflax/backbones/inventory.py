@@ -38,6 +38,11 @@ def abstract_variables(chain: Chain, size: int, stop: str | None = None) -> dict
 
 def describe(chain: Chain, size: int, stop: str | None = None) -> list[Block]:
     """Lists the blocks up to ``stop`` with shapes, strides and parameter counts."""
+    return measure(chain, size, stop)[0]
+
+
+def measure(chain: Chain, size: int, stop: str | None = None) -> tuple[list[Block], dict]:
+    """`describe` and `abstract_variables` from one trace, which takes a second for large chains."""
     record: dict[str, tuple[int, ...]] = {}
 
     def trace(x):
@@ -59,7 +64,7 @@ def describe(chain: Chain, size: int, stop: str | None = None) -> list[Block]:
             counts = tree.count(params), tree.count(stats)
             blocks.append(Block(name, shape, stride, *counts, tuple(pending)))
             pending = []
-    return blocks
+    return blocks, variables
 
 
 def layer_to_block(blocks: list[Block]) -> dict[str, str]:

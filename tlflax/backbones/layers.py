@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tlflax.backbones.chain import Tap
+from tlflax.ops.conv import conv_general_dilated
 from tlflax.ops.depthwise import depthwise_conv
 
 # Keras' initialiser for convolutions; only used from scratch and in random-weight runs.
@@ -37,6 +38,7 @@ def conv(
         padding=padding,
         use_bias=bias,
         kernel_init=kernel_init,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
     return tap(name, layer(x))

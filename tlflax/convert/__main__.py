@@ -14,6 +14,7 @@ from pathlib import Path
 from tlflax.backbones.spec import Spec
 from tlflax.backbones.table import ZOO, get
 from tlflax.command import run_command
+from tlflax.compilation import keep_compiled
 from tlflax.convert.forms import form
 from tlflax.convert.readers import WeightFile, check_path, read
 from tlflax.convert.store import Weights, convert_arrays, convert_file, save_weights
@@ -113,6 +114,7 @@ def main(argv: list[str]) -> None:
     source, dest = Path(args.source).expanduser(), Path(args.dest).expanduser()
     if dest.suffix != ".safetensors":
         raise ConvertError(f"the destination must end in .safetensors, got {dest.name}")
+    keep_compiled()
     if args.backbone:
         spec = get(args.backbone)
         weights = convert_file(spec, spec.chain(), source)

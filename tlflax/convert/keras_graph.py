@@ -29,8 +29,8 @@ from tlflax.errors import ConvertError, listing
 RESERVED = frozenset(
     "apply bind blocks clone contract copy get_variable has_rng has_variable init feed nodes "
     "init_with_output is_initializing is_mutable_collection lazy_init live make_rng module_paths "
-    "name param parent path perturb put_variable scope setup sow tabulate unbind variable "
-    "variables input".split()
+    "name param parent path perturb precision put_variable remat scope setup sow tabulate unbind "
+    "variable variables input".split()
 )
 _START = "input"
 

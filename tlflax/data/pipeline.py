@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlflax.data.augment import Augment, held_size
-from tlflax.data.decode import Resize, decode, resize
+from tlflax.data.decode import Resize, decode_resized
 from tlflax.data.listing import Split
 from tlflax.data.plan import AUGMENT, TrainPlan, eval_plan, generator
 from tlflax.errors import ConfigError
@@ -67,8 +67,7 @@ class Images:
         return np.stack([self._decode(i) for i in unique])[back]
 
     def _decode(self, i: int) -> np.ndarray:
-        pixels = decode(self.split.read(i), self.split.files[i])
-        return resize(pixels, self.size, self.rule)
+        return decode_resized(self.split.read(i), self.split.files[i], self.size, self.rule)
 
 
 class _TrainSource:
@@ -166,6 +165,16 @@ def eval_batches(
     return _iterate(_EvalSource(images, labels, eval_plan(len(images), batch_size, multiple)), None)
 
 
+def in_order(source: Any, threads: int | None = None) -> Iterator[Any]:
+    """Yields ``source[0] .. source[len(source) - 1]``, made in threads.
+
+    Args:
+        source: has a length and elements that do not depend on each other.
+        threads: as in `train_batches`.
+    """
+    return _iterate(source, threads)
+
+
 def prefetch(
     iterator: Iterator[Any], put: Callable[[Any], Any] | None = None, depth: int = 2
 ) -> Iterator[Any]:
@@ -200,9 +209,16 @@ def _batch(pixels, labels, indices, weights) -> Batch:
 def _iterate(source: Any, threads: int | None) -> Iterator[Batch]:
     if not len(source):
         return
-    # Imported here: grain imports jax, and the data package must be cheap to import.
+    # Imported here: it takes half a second, which runs that read stored features do not need.
     import grain
 
-    threads = min(os.cpu_count() or 1, _MAX_THREADS) if threads is None else threads
+    threads = min(_cores(), _MAX_THREADS) if threads is None else threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + _AHEAD)
     yield from grain.MapDataset.source(source).to_iter_dataset(options)
+
+
+def _cores() -> int:
+    """Cores that this process may use: a container or a job often has fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -85,9 +85,6 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     Raises:
       ValueError: if the number of names is not K, or a name occurs twice.
     """
-    # sklearn.metrics takes a second to import; predicting should not wait for it.
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
     names = [str(name) for name in class_names]
     classes = range(p.probabilities.shape[1])
     if len(names) != len(classes) or len(set(names)) != len(names):
@@ -99,16 +96,14 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     if n:
         likelihood = p.probabilities[known, labels].astype(np.float64)
         loss = float(-np.log(np.maximum(likelihood, SMALLEST_PROBABILITY)).mean())
-        matrix = confusion_matrix(labels, predicted, labels=classes)
-        # The stubs know zero_division as text only.
-        undefined: Any = np.nan
-        scores: Any = precision_recall_fscore_support(
-            labels, predicted, labels=classes, zero_division=undefined
-        )
-    else:  # scikit-learn refuses empty input
+    else:
         loss = float("nan")
-        matrix = np.zeros((len(classes), len(classes)), int)
-        scores = (*np.full((3, len(classes)), np.nan), np.zeros(len(classes), int))
+    # Four lines, because importing scikit-learn's takes as long as the rest of a small run.
+    matrix = np.zeros((len(classes), len(classes)), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    hits, counts, guesses = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is what is not defined
+        scores = hits / guesses, hits / counts, 2 * hits / (counts + guesses), counts
     return {
         "accuracy": right / n if n else float("nan"),
         "accuracy_ci95": list(wilson(right, n)),

@@ -9,6 +9,7 @@ import argparse
 import os
 
 from tlflax.command import run_command
+from tlflax.compilation import keep_compiled
 from tlflax.export import FORMATS, export_run
 
 
@@ -22,6 +23,7 @@ def main(argv: list[str]) -> None:
                         "those of the weights' official source")  # fmt: skip
     args = parser.parse_args(argv[1:])
     options = {"style": args.style} if args.style else {}
+    keep_compiled()
     path, lines = export_run(args.run_dir, args.format, args.out, **options)
     for line in lines:
         print(line)

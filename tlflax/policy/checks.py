@@ -61,11 +61,24 @@ def check_stages(
                 f"stage {stage.name!r} has bn='train', but no wholly trained block has BatchNorm: "
                 "it changes nothing; train whole blocks (train=...) or leave bn out"
             )
-        if policy.live and batch_size < _SMALL_BATCH:
+        part = -(-batch_size // stage.accumulate)
+        if policy.live and part < _SMALL_BATCH:
+            cut = f" cut into {stage.accumulate} (accumulate)" if stage.accumulate > 1 else ""
             warnings.append(
                 f"stage {stage.name!r} uses batch statistics (bn='train') with batches of "
-                f"{batch_size}: too few to normalise with; use bn='stored' or batches of "
-                f"{_SMALL_BATCH} or more"
+                f"{batch_size}{cut}: too few to normalise with; use bn='stored' or batches of "
+                f"{_SMALL_BATCH * stage.accumulate} or more"
+            )
+        elif policy.live and stage.accumulate > 1:
+            warnings.append(
+                f"stage {stage.name!r} uses the statistics of {part} images at a time "
+                f"(bn='train', accumulate={stage.accumulate}), not of the whole batch of "
+                f"{batch_size}; use bn='stored' or remat=True for the same update in less memory"
+            )
+        if stage.accumulate > batch_size:
+            warnings.append(
+                f"stage {stage.name!r} cuts batches of {batch_size} into {stage.accumulate} parts "
+                f"(accumulate): the rest is padding; use accumulate={batch_size} or less"
             )
         head_trained = head_trained or rows["head"].trained
     return warnings

@@ -86,6 +86,11 @@ class Stage:
       stop: early stopping.
       interpolate: whether the stage ends with the best mixture (on validation) of its first and
         its last weights; what it costs is eleven evaluations.
+      accumulate: equal parts that each batch goes through in, one after the other, so that only a
+        part's activations are in memory; the update is that of the whole batch (but each part
+        draws its own dropout, and with ``bn="train"`` is normalised by its own statistics).
+      remat: whether the backward pass computes the inside of each block again instead of keeping
+        it from the forward pass: the same gradients in less memory and more time.
     """
 
     name: str
@@ -102,6 +107,8 @@ class Stage:
     augment: str = "none"
     stop: Stop = Stop()
     interpolate: bool = False
+    accumulate: int = 1
+    remat: bool = False
 
 
 def _check(stage: Stage) -> None:
@@ -126,8 +133,15 @@ def _check(stage: Stage) -> None:
             raise ConfigError(f"{where}: {field} must be a number, got {value!r}")
         if not low <= value <= high:
             raise ConfigError(f"{where}: {field} must be in [{low:g}, {high:g}], got {value:g}")
-    if not isinstance(stage.interpolate, bool):
-        raise ConfigError(f"{where}: interpolate must be True or False, got {stage.interpolate!r}")
+    for field in ("interpolate", "remat"):
+        value = getattr(stage, field)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where}: {field} must be True or False, got {value!r}")
+    parts = stage.accumulate
+    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
+        raise ConfigError(
+            f"{where}: accumulate must be a whole number from 1 (1 = off), got {parts!r}"
+        )
     if not stage.lr:
         raise ConfigError(f"{where}: lr is 0, the stage would change nothing")
     if stage.epochs != int(stage.epochs):

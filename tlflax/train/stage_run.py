@@ -9,15 +9,19 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from tlflax.data.pipeline import prefetch, train_batches
+from tlflax import tree
+from tlflax.data.pipeline import prefetch
 from tlflax.data.plan import TrainPlan
 from tlflax.evaluate.predict import accuracy_and_loss
 from tlflax.policy.optimizer import make_optimizer, make_schedule
+from tlflax.policy.policy import Policy
+from tlflax.policy.stage import Stage
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
 from tlflax.train.diverged import refuse_nan
 from tlflax.train.interpolate import choose, mix
 from tlflax.train.interrupt import Interrupted
 from tlflax.train.log import MetricLog
+from tlflax.train.parts import gains, parts_of
 from tlflax.train.progress import Progress, score
 from tlflax.train.state import above, fresh_sums, frozen_digest, merge, split_variables
 from tlflax.train.step import make_train_step
@@ -53,9 +57,10 @@ class StageRun:
         self.job, self.progress, self.checkpoints, self.log = job, progress, checkpoints, log
         self.stage, self.policy = job.stages[progress.stage], job.policies[progress.stage]
         stage, policy = self.stage, self.policy
+        parts = _parts(job, stage, policy)
         plan = TrainPlan(
             len(job.streams.train_labels), job.batch_size, (job.seed, progress.stage),
-            job.placement.multiple,
+            job.placement.multiple * parts,
         )  # fmt: skip
         self.per_epoch = plan.steps_per_epoch
         self.total = int(stage.epochs) * self.per_epoch
@@ -77,29 +82,22 @@ class StageRun:
             self.origin = saved.pop("origin")
             state |= saved
         self.labels = job.streams.val_labels
-        self.validate, val_start = job.streams.validation(variables, policy)
+        self.validate = job.streams.validation(variables, policy)
         names = tuple(job.model.anatomy.blocks)
-        # Training and validation may begin at different places: only one of them may be cached.
-        lowest = self.data.start if self.data.start == val_start else None
         self.placed = job.placement.replicate(
-            {c: above(leaves, lowest, names) for c, leaves in self.frozen.items()}
+            {c: above(leaves, self.data.start, names) for c, leaves in self.frozen.items()}
         )
-        self.needed = {c: above(v, self.data.start, names) for c, v in self.placed.items()}
         self.state = job.placement.replicate(state)
         self.step_of = make_train_step(
-            job.model.module(policy.live),
+            job.model.module(policy.live, remat=stage.remat),
             tx,
             seed=(job.seed, progress.stage),
             start=self.data.start,
             label_smoothing=stage.label_smoothing,
+            accumulate=parts,
         )
-        self.batches = prefetch(
-            train_batches(
-                self.data.images, job.streams.train_labels, plan, self.data.augment,
-                progress.step, self.total,
-            ),
-            job.placement.batch,
-        )  # fmt: skip
+        batches = self.data.batches(plan, progress.step, self.total)
+        self.batches = prefetch(batches, self.data.place)
         self.first = progress.step
         self.began, self.before = time.monotonic(), progress.seconds
         self.saved_at = self.began
@@ -141,7 +139,7 @@ class StageRun:
             self.bar.close()
 
     def _step(self, batch: dict[str, jax.Array]) -> None:
-        self.state, loss = self.step_of(self.state, self.needed, batch)
+        self.state, loss = self.step_of(self.state, self.placed, batch)
         self.progress.step += 1
         self.bar.update()
         # One step late: the device works on the next step while this one's loss is read.
@@ -248,7 +246,8 @@ class StageRun:
         """Proves that the frozen leaves are what they were; adds the stage's report line."""
         progress, stage, policy = self.progress, self.stage, self.policy
         # What the steps really read, where it is on the devices, and the rest.
-        used = {c: {**self.frozen[c], **self.placed[c]} for c in self.frozen}
+        below, above_it = self.data.below, self.placed
+        used = {c: {**self.frozen[c], **below[c], **above_it[c]} for c in self.frozen}
         final = jax.device_get(merge(self.state, used))
         unchanged = frozen_digest(final, policy) == progress.digest
         if not unchanged:
@@ -267,6 +266,7 @@ class StageRun:
                 "seconds": round(self._seconds(), 3),
                 "boundary": policy.boundary,
                 "cached": self.data.cached,
+                "cache": self.data.facts,
                 "best_step": best["step"],
                 "val_accuracy": best["val_accuracy"],
                 "val_loss": best["val_loss"],
@@ -279,6 +279,18 @@ class StageRun:
                 "policy": policy.as_rows(stage.lr),
             }
         )
+
+
+def _parts(job: "Job", stage: Stage, policy: Policy) -> int:
+    """Parts of a batch: what the stage says, or else what is fastest."""
+    if stage.accumulate > 1 or policy.live or policy.boundary is not None:
+        # Live BatchNorm sees whole batches unless the user cuts them; above a boundary maps are
+        # small already.
+        return stage.accumulate
+    if not gains(tree.flatten(job.model.abstract["params"])):
+        return 1
+    rows = -(-min(job.batch_size, len(job.streams.train_labels)) // job.placement.multiple)
+    return parts_of(rows, job.model.architecture.image_size)
 
 
 def _counters(state: dict[str, Any]) -> dict[str, Any]:

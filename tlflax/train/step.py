@@ -1,16 +1,54 @@
-"""The jitted functions: train step, evaluation step, frozen prefix. Nothing else is compiled."""
+"""The jitted functions: train step, evaluation step, frozen prefix. Nothing else is compiled.
+
+What differs between runs of one network (the seed, the stage) is an argument of these functions
+and no constant in them, so that the program compiled for one seed serves every other.
+
+In a ``bfloat16`` module the backbone's parameters are cast here, inside the compiled function:
+master weights, gradients, optimizer state, BatchNorm statistics, head and loss are float32.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tlflax import tree
+from tlflax.errors import ConfigError, suggest
 from tlflax.heads import over_positions
 from tlflax.model import Classifier
+from tlflax.train import compiler
+from tlflax.train.parts import in_parts
 from tlflax.train.state import State
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def compute_precision(name: str) -> str:
+    """What the backbone computes in: ``auto`` is bfloat16 on GPU and TPU, float32 on CPU.
+
+    Raises:
+      ConfigError: unknown name.
+    """
+    if name not in PRECISIONS:
+        hint = suggest(str(name), PRECISIONS)
+        raise ConfigError(f"precision must be {', '.join(PRECISIONS)}, got {name!r}{hint}")
+    if name == "auto":
+        # CPUs have no bfloat16 units of their own: they would convert back and forth.
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return name
+
+
+def _apply(module: Classifier, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """``module.apply`` with the backbone's parameters in the module's precision."""
+    precision = module.backbone.precision  # type: ignore[attr-defined]
+    params = dict(variables["params"])
+    if "backbone" in params:
+        # Statistics stay float32, as their running averages need the digits.
+        params["backbone"] = jax.tree.map(lambda p: p.astype(precision), params["backbone"])
+    return module.apply({**variables, "params": params}, *args, **kwargs)
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -21,6 +59,44 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0)
     return optax.softmax_cross_entropy(logits, targets)
 
 
+class TrainStep:
+    """``step(state, frozen, batch) -> (state, loss)``, compiled; ``state`` is donated.
+
+    Args:
+      function: of (state, frozen, batch, key data).
+      seed: (run seed, stage index).
+      remat: whether there are rematerialised blocks in it.
+
+    Attributes:
+      compiled: the jitted function.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[State, jax.Array]],
+        seed: tuple[int, int],
+        remat: bool = False,
+    ):
+        # This pass of XLA:CPU removes the barriers before equal computations are merged, and with
+        # them all that rematerialisation saves.
+        more = {"xla_disable_hlo_passes": "cse_barrier_expander"} if remat else {}
+        self.compiled = jax.jit(
+            function, donate_argnums=0, compiler_options=compiler.options(**more)
+        )
+        key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
+        self._key = np.asarray(jax.random.key_data(key))
+
+    def __call__(
+        self, state: State, frozen: Mapping[str, tree.Flat], batch: Mapping[str, Any]
+    ) -> tuple[State, jax.Array]:
+        """Does one step."""
+        return self.compiled(state, frozen, batch, self._key)
+
+    def lower(self, state: Any, frozen: Any, batch: Any) -> jax.stages.Lowered:
+        """The program for these (perhaps abstract) arguments, not yet compiled."""
+        return self.compiled.lower(state, frozen, batch, self._key)
+
+
 def make_train_step(
     module: Classifier,
     tx: optax.GradientTransformation,
@@ -28,11 +104,13 @@ def make_train_step(
     seed: tuple[int, int],
     start: str | None = None,
     label_smoothing: float = 0.0,
-) -> Callable[[State, Mapping[str, tree.Flat], Mapping[str, Any]], tuple[State, jax.Array]]:
+    accumulate: int = 1,
+) -> TrainStep:
     """Builds ``step(state, frozen, batch) -> (state, loss)``; ``state`` is donated.
 
     Gradients are taken with respect to ``state["trainable"]`` alone, so everything below the
-    lowest trained block has no backward pass. The dropout key is a function of (seed, step).
+    lowest trained block has no backward pass. The dropout key is a function of (seed, step), and
+    of the part where a batch is cut into several.
 
     Args:
       module: the classifier with its live BatchNorm blocks.
@@ -40,41 +118,67 @@ def make_train_step(
       seed: (run seed, stage index).
       start: block whose outputs the batch holds in place of images.
       label_smoothing: in [0, 1).
+      accumulate: number of parts of each batch, computed one after the other; the loss is the
+        mean over all real rows of the batch, whatever part they are in. Rows must be divisible
+        by it. Live BatchNorm sees a part at a time and updates its statistics after each.
     """
     live = bool(module.backbone.live)  # type: ignore[attr-defined]
 
-    def step(state, frozen, batch):
-        key = jax.random.fold_in(
-            jax.random.fold_in(jax.random.key(seed[0]), seed[1]), state["step"]
-        )
-        weight = batch["weight"]
+    def share(state, frozen, rows, key, total):
+        """What some rows add to the gradient and the sums of their batch of weight ``total``."""
 
         def loss_of(trainable):
             variables = {
                 "params": tree.unflatten({**frozen["params"], **trainable}),
                 "batch_stats": tree.unflatten({**frozen["batch_stats"], **state["statistics"]}),
             }
-            logits, updated = module.apply(
+            logits, updated = _apply(
+                module,
                 variables,
-                batch["image"],
+                rows["image"],
                 start=start,
                 train=True,
                 rngs={"dropout": key},
                 mutable=["batch_stats"] if live else [],
             )
-            losses = _cross_entropy(logits, batch["label"], label_smoothing)
-            loss = jnp.sum(losses * weight) / jnp.maximum(jnp.sum(weight), 1.0)
-            return loss, (logits, updated)
+            losses = _cross_entropy(logits, rows["label"], label_smoothing)
+            return jnp.sum(losses * rows["weight"]) / total, (logits, updated)
 
         (loss, (logits, updated)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
             state["trainable"]
         )
-        updates, opt_state = tx.update(gradient, state["opt_state"], state["trainable"])
         statistics = state["statistics"]
         if live:
             changed = tree.flatten(updated["batch_stats"])
             statistics = {path: changed[path] for path in statistics}
-        correct = (logits.argmax(-1) == batch["label"]) * weight
+        correct = jnp.sum((logits.argmax(-1) == rows["label"]) * rows["weight"])
+        return {"gradient": gradient, "loss": loss, "correct": correct}, statistics
+
+    def step(state, frozen, batch, key):
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), state["step"])
+        weight = jnp.sum(batch["weight"])
+        total = jnp.maximum(weight, 1.0)
+
+        def add(carry, part):
+            so_far, statistics = carry
+            rows, i = part
+            current = {**state, "statistics": statistics}
+            key_of_part = jax.random.fold_in(key, i)
+            found, statistics = share(current, frozen, rows, key_of_part, total)
+            return (jax.tree.map(jnp.add, so_far, found), statistics), None
+
+        if accumulate == 1:
+            found, statistics = share(state, frozen, batch, key, total)
+        else:
+            zero = jnp.zeros((), jnp.float32)
+            nothing = {
+                "gradient": jax.tree.map(jnp.zeros_like, state["trainable"]),
+                "loss": zero,
+                "correct": zero,
+            }
+            parts = (_parts(batch, accumulate), jnp.arange(accumulate))
+            (found, statistics), _ = jax.lax.scan(add, (nothing, state["statistics"]), parts)
+        updates, opt_state = tx.update(found["gradient"], state["opt_state"], state["trainable"])
         sums = state["sums"]
         new = {
             "step": state["step"] + 1,
@@ -82,32 +186,56 @@ def make_train_step(
             "statistics": statistics,
             "opt_state": opt_state,
             "sums": {
-                "loss": sums["loss"] + loss * jnp.sum(weight),
-                "correct": sums["correct"] + jnp.sum(correct),
-                "weight": sums["weight"] + jnp.sum(weight),
+                "loss": sums["loss"] + found["loss"] * weight,
+                "correct": sums["correct"] + found["correct"],
+                "weight": sums["weight"] + weight,
             },
         }
-        return new, loss
+        return new, found["loss"]
 
-    return jax.jit(step, donate_argnums=0)
+    return TrainStep(step, seed, module.backbone.remat)  # type: ignore[attr-defined]
+
+
+def _parts(batch: Mapping[str, jax.Array], number: int) -> dict[str, jax.Array]:
+    """Cuts ``[B, ...]`` into ``[number, B / number, ...]``.
+
+    Part k has the rows k, k + number, ...: where a batch is split over devices, each of them has
+    its share of every part, and no row moves between devices.
+
+    Raises:
+      ValueError: the rows are not divisible.
+    """
+    rows = len(batch["weight"])
+    if rows % number:
+        raise ValueError(f"a batch of {rows} rows cannot be cut into {number} equal parts")
+    # "index" (where there is one) is of the host's interest alone.
+    return {
+        k: jnp.reshape(v, (rows // number, number, *v.shape[1:])).swapaxes(0, 1)
+        for k, v in batch.items()
+        if k in ("image", "label", "weight")
+    }
 
 
 def make_eval_step(
     module: Classifier, start: str | None = None
 ) -> Callable[[Mapping[str, Any], Mapping[str, Any]], jax.Array]:
-    """Builds ``evaluate(variables, batch) -> log-probabilities [B, classes]``."""
+    """Builds ``evaluate(variables, batch) -> log-probabilities [B, classes]``, float32."""
 
     def evaluate(variables, batch):
-        logits: Any = module.apply(variables, batch["image"], start=start)
-        return jax.nn.log_softmax(logits)
+        def run(x):
+            return jax.nn.log_softmax(_apply(module, variables, x, start=start))
 
-    return jax.jit(evaluate)
+        return in_parts(run, batch["image"]) if start is None else run(batch["image"])
+
+    return jax.jit(evaluate, compiler_options=compiler.options(forward=True))
 
 
 def make_prefix(
     module: Classifier, stop: str | None, pool: bool
 ) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
     """Builds ``prefix(variables, images) -> features`` of the frozen part.
+
+    Maps are in the module's precision, averages over them float32.
 
     Args:
       module: the classifier.
@@ -117,7 +245,10 @@ def make_prefix(
     """
 
     def prefix(variables, images):
-        x: Any = module.apply(variables, images, stop=stop, method="features")
-        return over_positions(x) if pool else x
+        def run(images):
+            x: Any = _apply(module, variables, images, stop=stop, method="features")
+            return over_positions(x) if pool else x
 
-    return jax.jit(prefix)
+        return in_parts(run, images)
+
+    return jax.jit(prefix, compiler_options=compiler.options(forward=True))
