@@ -95,10 +95,11 @@ def stages(*entries: dict) -> list:
 
 def job(folder: Path, *entries: dict, images=None, network=None, cache="auto", seed=0, **changes):
     """A training that has not begun."""
+    from tlflax.features.caching import Caching
     from tlflax.train.devices import Placement
     from tlflax.train.interrupt import Guard
     from tlflax.train.loop import Job
-    from tlflax.train.streams import Caching, Streams
+    from tlflax.train.streams import Streams
 
     network, images = network or model(), images or data()
     placement = changes.pop("placement", None) or Placement()

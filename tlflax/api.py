@@ -179,7 +179,7 @@ def fit(
     from tlflax import config as configs
     from tlflax import run as runs
     from tlflax.compilation import keep_compiled
-    from tlflax.train.streams import Caching
+    from tlflax.features.caching import Caching
 
     caching = Caching(cache)
     keep_compiled()

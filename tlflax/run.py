@@ -17,6 +17,7 @@ from tlflax.convert.tensors import save_variables
 from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
+from tlflax.features.caching import Caching
 from tlflax.model import Architecture, Model, open_model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.policy import Policy, table
@@ -28,7 +29,7 @@ from tlflax.train.loop import Job, Outcome, train
 from tlflax.train.memory import keep_freed_memory
 from tlflax.train.progress import SELECT
 from tlflax.train.step import compute_precision
-from tlflax.train.streams import Caching, Streams
+from tlflax.train.streams import Streams
 
 
 def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:

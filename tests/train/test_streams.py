@@ -12,10 +12,10 @@ from tlflax.data.pipeline import Images
 from tlflax.data.plan import TrainPlan
 from tlflax.errors import ConfigError
 from tlflax.features import boundary
+from tlflax.features.caching import Caching
 from tlflax.train import streams
 from tlflax.train.interrupt import Interrupted
 from tlflax.train.loop import train
-from tlflax.train.streams import Caching
 
 
 def losses(out):

@@ -79,7 +79,9 @@ class TrainStep:
     ):
         # This pass of XLA:CPU removes the barriers before equal computations are merged, and with
         # them all that rematerialisation saves.
-        more = {"xla_disable_hlo_passes": "cse_barrier_expander"} if remat else {}
+        more: dict[str, Any] = {}
+        if remat:
+            more["xla_disable_hlo_passes"] = "cse_barrier_expander"
         self.compiled = jax.jit(
             function, donate_argnums=0, compiler_options=compiler.options(**more)
         )
