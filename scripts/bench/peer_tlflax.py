@@ -102,7 +102,7 @@ class Peer:
         # As `tlflax.train.stage_run` chooses them.
         parts = 1
         if start is None and gains(tree.flatten(model.abstract["params"])):
-            parts = parts_of(len(held), pixels.shape[1])
+            parts = parts_of(len(held), pixels.shape[1], gradients=True)
         step = make_train_step(module, tx, seed=(0, 0), start=start, accumulate=parts)
         state, frozen = split_variables(variables, policy, tx)
         state = self.placement.replicate(state)

@@ -131,7 +131,7 @@ def test_both_forms_are_the_same_sum(function):
 @pytest.mark.parametrize(("height", "width", "padding"), [(8, 7, "SAME"), (9, 6, "VALID")])
 def test_large_maps_take_pairs_of_columns(height, width, padding, monkeypatch):
     x, w = draw(height, width, 3)
-    monkeypatch.setattr(depthwise, "_PAIRED", x.size - 1)
+    monkeypatch.setattr(depthwise, "_PAIRED", x[0].size - 1)
     run = jax.jit(lambda x, w: _shifted(x, w, 2, padding))
     assert "barrier" in run.lower(x, w).as_text()
     close(run(x, w), oracle(x, w, 2, padding))

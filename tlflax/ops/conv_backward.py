@@ -26,7 +26,7 @@ run on a busy machine, so that only its ratios count; the chosen form is bold:
 |---|---|---|
 | 1x1, 40x40x256->64 | 7.0 | **3.2** |
 | 1x1, 80x80x16->96 | 32 | **12** |
-| 3x3, stride 1 | a forward convolution: as fast | |
+| 3x3, stride 1 | a forward convolution, in one of its forms (`tlflax.ops.conv_forward`) | |
 
 A strided 3x3 input gradient gains little from its phases (on a loaded machine, native and phases:
 16x16x288->384 83 and 95, 40x40x128->128 96 and 81, 56x56x64->128 107 and 98): large maps only.
@@ -37,6 +37,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from tlflax.ops import conv_forward
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
@@ -160,13 +162,13 @@ def _transposed(w):
 
 
 def input_forward(g, w, x_shape, strides, padding):
-    """A forward convolution with the flipped kernel; stride 1 only."""
+    """A forward convolution with the flipped kernel, in its best form; stride 1 only."""
     config = []
     for axis in (0, 1):
         low = w.shape[axis] - 1 - padding[axis][0]
         total = x_shape[axis + 1] + w.shape[axis] - 1 - g.shape[axis + 1]
         config.append((low, total - low))
-    return _native(g, _transposed(w), (1, 1), tuple(config))
+    return conv_forward.convolution(g, _transposed(w), (1, 1), (config[0], config[1]))
 
 
 def input_phases(g, w, x_shape, strides, padding):
@@ -226,8 +228,9 @@ def choose_input(
     """The form for an input gradient of these shapes, from the table at the top."""
     if w_shape[:2] == (1, 1):
         return input_matmul
-    small = g_shape[1] * g_shape[2] <= _SMALL_MAP
-    return input_native if strides == (1, 1) or small else input_phases
+    if strides == (1, 1):
+        return input_forward
+    return input_native if g_shape[1] * g_shape[2] <= _SMALL_MAP else input_phases
 
 
 def _narrow(x: jax.Array) -> bool:

@@ -19,16 +19,17 @@ import jax.numpy as jnp
 _PIXELS = 204_800
 
 
-def parts_of(rows: int, side: int) -> int:
+def parts_of(rows: int, side: int, *, gradients: bool = False) -> int:
     """Into how many parts a batch of images is best cut; 1 on GPU and TPU, which want it whole.
 
     Args:
       rows: images on one device.
       side: of an image, in pixels.
+      gradients: whether each map is kept for its gradient: half as many images then.
     """
     if jax.default_backend() != "cpu":
         return 1
-    most = max(1, _PIXELS // (side * side))
+    most = max(1, _PIXELS // (1 + gradients) // (side * side))
     return -(-rows // most)
 
 

@@ -290,7 +290,7 @@ def _parts(job: "Job", stage: Stage, policy: Policy) -> int:
     if not gains(tree.flatten(job.model.abstract["params"])):
         return 1
     rows = -(-min(job.batch_size, len(job.streams.train_labels)) // job.placement.multiple)
-    return parts_of(rows, job.model.architecture.image_size)
+    return parts_of(rows, job.model.architecture.image_size, gradients=True)
 
 
 def _counters(state: dict[str, Any]) -> dict[str, Any]:
