@@ -1,9 +1,23 @@
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    # One folder of compiled programs for all workers of this session: half the time goes into
+    # compiling, and many programs are needed by several files.
+    if not hasattr(config, "workerinput"):
+        os.environ["TLFLAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="tlflax-programs-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("TLFLAX_TEST_PROGRAMS"), ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

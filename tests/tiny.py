@@ -43,7 +43,7 @@ def _quick() -> dict:
     # Most of the time here is compiling: once per program, and without optimising.
     return {
         "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(Path(_temporary().name) / "xla"),
+        "jax_compilation_cache_dir": os.environ["TLFLAX_TEST_PROGRAMS"],
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }

@@ -108,10 +108,14 @@ def test_unknown_parts_are_refused(start, stop, said):
 
 
 def one_of_a_family():
-    """Every network; those that differ from a sister in width or depth alone are `slow`."""
+    """Every network; those that differ from a sister in width or depth alone are `slow`.
+
+    So are two that take seconds each; their goldens are among the default tests.
+    """
     seen = set()
     for name, spec in ZOO.items():
-        yield pytest.param(name, marks=[pytest.mark.slow] if spec.build in seen else [])
+        slow = spec.build in seen or name in ("convnext_tiny", "torch_efficientnet_b0")
+        yield pytest.param(name, marks=[pytest.mark.slow] if slow else [])
         seen.add(spec.build)
 
 

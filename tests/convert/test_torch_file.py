@@ -301,4 +301,5 @@ def test_command_says_it_in_one_line(tmp_path, monkeypatch, capsys):
     assert stopped.value.code == 2 and out == ""
     assert error.startswith("error: ") and error.count("\n") == 1 and "posix.system" in error
     assert os.listdir(tmp_path) == ["w.pth"]
-    assert os.listdir(os.environ["TLFLAX_CACHE"]) == []
+    # The folder of compiled programs is made before the file is opened.
+    assert set(os.listdir(os.environ["TLFLAX_CACHE"])) <= {"compiled"}

@@ -59,6 +59,7 @@ def test_networks_in_parts_compute_the_same(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_full_step_in_parts_is_the_same_training(tmp_path, monkeypatch):
     stage = {"train": "all", "epochs": 1}
     whole = tiny.fit(tmp_path / "whole", stage, network=tiny.model(dropout=0.0))
