@@ -133,7 +133,7 @@ SHARES = {"f": 0.03, "a": 0.15, "c": 0.05, "b": 0.22, "g": 0.05, "d": 0.28, "e":
 STEP_TARGET, BLOCK5_TARGET = 0.8, 4.0
 JOB_NETWORKS = ("vgg16", "mobilenet_v2")
 # The jobs' images: training, validation, test. All epochs read the first two.
-JOB_IMAGES = {"vgg16": (120, 30, 30), "mobilenet_v2": (480, 120, 120)}
+JOB_IMAGES = {"vgg16": (240, 60, 60), "mobilenet_v2": (800, 200, 400)}
 JOB_TARGETS = {
     ("d", "vgg16"): 6.0, ("d", "mobilenet_v2"): 4.0, ("d2", "vgg16"): 20.0,
     ("e", "vgg16"): 3.0, ("e", "mobilenet_v2"): 3.0,
