@@ -73,7 +73,7 @@ def drawn_folder(target: Path, size: int, images: Sequence[int]) -> Path:
 
 def command(
     peer: str, python: Path, network: str, folder: Path, mode: str, epochs: int, size: int,
-    workdir: Path,
+    workdir: Path, weights: Path,
 ) -> list[str]:  # fmt: skip
     """Command line of a job; ``mode`` is ``frozen``, ``hidden`` (tlflax) or ``last``."""
     spec = NETWORKS[network]
@@ -86,6 +86,7 @@ def command(
         f"--config={SCRIPTS / 'bench' / 'job_tlflax.py'}:{mode}", f"--workdir={workdir}",
         f"--config.data=folder:{folder}", f"--config.backbone={spec.tlflax}",
         f"--config.image_size={size}", f"--config.batch_size={_BATCH}",
+        f"--config.weights={weights}",
         f"--config.job_epochs={epochs}", f"--config.job_first=from {spec.last[0]}",
     ]  # fmt: skip
 
@@ -179,13 +180,21 @@ class Jobs:
         log = workdir.with_suffix(".log")
         words = command(
             peer, self.pythons[peer], self.network, self.folder, mode, self.epochs, self.size,
-            workdir / "run",
+            workdir / "run", self._weights(peer, workdir),
         )  # fmt: skip
         found = run_process(words, environment(peer, cache), log, limit)
         if "stopped" not in found:
             found["did"] = facts_of(peer, log, workdir / "run")
         shutil.rmtree(workdir)
         return found
+
+    def _weights(self, peer: str, workdir: Path) -> Path:
+        """The file that tlflax reads, written once; the peers draw theirs as they build."""
+        path = self.scratch / f"{self.network}.safetensors"
+        if peer == "tlflax" and not path.exists():
+            words = [str(self.pythons[peer]), "-m", "bench.random_weights", self.network, str(path)]
+            run_process(words, environment(peer, self.scratch / "weights"), workdir / "weights.log")
+        return path
 
     def rounds(self, mode: str, rounds: int, seconds: float, again: bool) -> list[dict[str, Any]]:
         """Every peer in turn, tlflax with an empty cache in each round.

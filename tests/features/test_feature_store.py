@@ -122,7 +122,7 @@ def test_killed_while_writing_leaves_no_half_segment(tmp_path):
 import os, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from pathlib import Path
-import test_store as t
+import test_feature_store as t
 from tlflax.features import segment
 made = t.filled(Path({str(tmp_path)!r}), 1)
 real = os.fsync
@@ -216,7 +216,8 @@ def test_pages_that_were_read_are_given_back(tmp_path, monkeypatch):
     for n in range(count):
         assert found.batch(np.array([n])).all()
         highest = max(highest, mapped())
-    assert highest < 3 * 2**20
+    # Of 16 MiB: the system maps some neighbours of each page.
+    assert highest < 8 * 2**20
 
 
 @pytest.mark.slow

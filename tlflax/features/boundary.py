@@ -20,7 +20,7 @@ from tlflax.features.store import Features, Store
 _VIEW = 2
 # An interruption costs at most this much work; a segment is never larger than this.
 _SEGMENT_SECONDS = 10.0
-_SEGMENT_BYTES = 64 * 2**20
+_SEGMENT_BYTES = 32 * 2**20
 
 
 class PixelSource:

@@ -30,7 +30,7 @@ MEMORY_BYTES = 2**30
 _IDENTITY = "identity.json"
 # Pages of a mapped file count as this process' memory until they are given back. The system maps
 # neighbours of a page along with it: several times this may be held.
-_RELEASE_BYTES = 32 * 2**20
+_RELEASE_BYTES = 8 * 2**20
 _PAGE_BYTES = 4096
 
 
