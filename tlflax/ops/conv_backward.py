@@ -44,32 +44,19 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
 
 
-def _native(x: jax.Array, w: jax.Array, strides: Strides, padding: Pads) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _fit(x: jax.Array, padding: Pads) -> jax.Array:
-    """Pads both map axes with zeros; negative amounts crop."""
-    if not any(amount for pair in padding for amount in pair):
-        return x
-    return lax.pad(x, x.dtype.type(0), [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
-
-
 # Weight gradients: (x, g, w_shape, strides, padding) -> like w.
 
 
 def weight_native(x, g, w_shape, strides, padding):
     """The convolution that `jax.vjp` makes of the forward one."""
     w = jax.ShapeDtypeStruct(w_shape, x.dtype)
-    (dw,) = jax.linear_transpose(lambda w: _native(x, w, strides, padding), w)(g)
+    (dw,) = jax.linear_transpose(lambda w: conv_forward.native(x, w, strides, padding), w)(g)
     return dw
 
 
 def _taps(x, out, w_shape, strides, padding):
     """The kh*kw slices of ``x``, ``[B, H', W', I]`` each, in the order of the kernel."""
-    x = _fit(x, padding)
+    x = conv_forward.fit(x, padding)
     kh, kw = w_shape[:2]
     taps = []
     for i in range(kh):
@@ -103,9 +90,9 @@ def weight_crossed(x, g, w_shape, strides, padding):
     product are wide.
     """
     (kh, kw, channels, features), width = w_shape, g.shape[2]
-    x = _fit(x, padding)
+    x = conv_forward.fit(x, padding)
     columns = [lax.slice_in_dim(x, j, j + width, axis=2) for j in range(kw)]
-    rows = [_fit(g, ((i, kh - 1 - i), (0, 0))) for i in range(kh)]
+    rows = [conv_forward.fit(g, ((i, kh - 1 - i), (0, 0))) for i in range(kh)]
     left = lax.concatenate(columns, 3).reshape(-1, kw * channels)
     right = lax.concatenate(rows, 3).reshape(-1, kh * features)
     blocks = (left.T @ right).reshape(kw, channels, kh, features)
@@ -141,7 +128,7 @@ def by_images(form: Callable, images: int = 1) -> Callable:
 def input_native(g, w, x_shape, strides, padding):
     """The convolution that `jax.vjp` makes of the forward one."""
     x = jax.ShapeDtypeStruct(x_shape, g.dtype)
-    (dx,) = jax.linear_transpose(lambda x: _native(x, w, strides, padding), x)(g)
+    (dx,) = jax.linear_transpose(lambda x: conv_forward.native(x, w, strides, padding), x)(g)
     return dx
 
 
@@ -194,7 +181,7 @@ def input_phases(g, w, x_shape, strides, padding):
         g.shape[0], rows[0] * sh, rows[1] * sw, w.shape[2]
     )
     crop = [(-padding[a][0], x_shape[a + 1] + padding[a][0] - rows[a] * strides[a]) for a in (0, 1)]
-    return _fit(whole, (crop[0], crop[1]))
+    return conv_forward.fit(whole, (crop[0], crop[1]))
 
 
 # Images per product, for the forms that copy slices: the copies stay small, 140 MB for 150x150x64
