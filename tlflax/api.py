@@ -7,7 +7,8 @@ from typing import Any
 from tlflax.convert.store import Weights
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError
-from tlflax.model import Architecture, Model, open_model
+from tlflax.model import Architecture, Model
+from tlflax.open_model import open_model
 from tlflax.policy.policy import table
 from tlflax.policy.stage import Stage, make_stage
 from tlflax.result import Run

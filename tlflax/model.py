@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +17,6 @@ from tlflax.backbones.chain import Chain
 from tlflax.backbones.names import resolve_endpoint
 from tlflax.backbones.spec import Contract, Spec
 from tlflax.convert.load import take
-from tlflax.convert.readers import is_path
 from tlflax.convert.store import Weights, load_weights
 from tlflax.errors import ConfigError, ConvertError
 from tlflax.heads import Head, check_head
@@ -280,30 +278,3 @@ def _spec(a: Architecture) -> Spec:
     from tlflax.backbones.graph import graph_spec
 
     return graph_spec(a.backbone, a.own["graph"], Contract.read(a.own["contract"]))
-
-
-def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model:
-    """Builds a zoo network, or a user's own Keras model from its file.
-
-    Args:
-      architecture: ``backbone`` is a zoo name, or the path of a Keras model.
-      preprocessing: input contract of an own model (see `tlflax.convert.own`); a zoo network's
-        belongs to its weights.
-
-    Raises:
-      TlflaxError: unknown network, or unreadable file.
-    """
-    if is_path(architecture.backbone):
-        from tlflax.convert.own import open_own
-
-        spec, found = open_own(Path(architecture.backbone).expanduser(), preprocessing)
-        own = {"graph": spec.options["graph"], "contract": dataclasses.asdict(spec.contract)}
-        model = Model(dataclasses.replace(architecture, backbone=spec.name, own=own))
-        model.brought = found
-        return model
-    if preprocessing != "auto":
-        raise ConfigError(
-            f"preprocessing={preprocessing!r} is for a Keras model of your own; "
-            f"{architecture.backbone} prepares its images as its weights need it"
-        )
-    return Model(architecture)

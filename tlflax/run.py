@@ -18,7 +18,8 @@ from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.features.caching import Caching
-from tlflax.model import Architecture, Model, open_model
+from tlflax.model import Architecture, Model
+from tlflax.open_model import open_model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.policy import Policy, table
 from tlflax.policy.stage import Stage, make_stage

@@ -16,7 +16,8 @@ from small_step import a_batch, stepped
 from tlflax import tree
 from tlflax.backbones.inventory import abstract_variables
 from tlflax.errors import ConfigError
-from tlflax.model import Architecture, Model, open_model
+from tlflax.model import Architecture, Model
+from tlflax.open_model import open_model
 from tlflax.train import step as steps
 from tlflax.train.state import split_variables
 

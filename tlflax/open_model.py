@@ -1,0 +1,35 @@
+"""A model from what a user names: a network of the zoo, or a Keras file of their own."""
+
+import dataclasses
+from pathlib import Path
+
+from tlflax.convert.readers import is_path
+from tlflax.errors import ConfigError
+from tlflax.model import Architecture, Model
+
+
+def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model:
+    """Builds a zoo network, or a user's own Keras model from its file.
+
+    Args:
+      architecture: ``backbone`` is a zoo name, or the path of a Keras model.
+      preprocessing: input contract of an own model (see `tlflax.convert.own`); a zoo network's
+        belongs to its weights.
+
+    Raises:
+      TlflaxError: unknown network, or unreadable file.
+    """
+    if is_path(architecture.backbone):
+        from tlflax.convert.own import open_own
+
+        spec, found = open_own(Path(architecture.backbone).expanduser(), preprocessing)
+        own = {"graph": spec.options["graph"], "contract": dataclasses.asdict(spec.contract)}
+        model = Model(dataclasses.replace(architecture, backbone=spec.name, own=own))
+        model.brought = found
+        return model
+    if preprocessing != "auto":
+        raise ConfigError(
+            f"preprocessing={preprocessing!r} is for a Keras model of your own; "
+            f"{architecture.backbone} prepares its images as its weights need it"
+        )
+    return Model(architecture)
