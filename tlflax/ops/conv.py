@@ -1,10 +1,11 @@
 """2-D convolution that XLA's CPU backend runs well, forward and backward.
 
 `conv_general_dilated` takes the place of `jax.lax.conv_general_dilated` in ``nn.Conv``. On CPU
-the forward sum (`tlflax.ops.conv_forward`) and both gradients (`tlflax.ops.conv_backward`) are
-written in a form chosen by shape; other platforms keep the native convolution
-(`jax.lax.platform_dependent`). What those forms do not cover (groups, dilation, other layouts,
-other dtypes, a precision that was asked for) is the native convolution on every platform.
+the forward sum (`tlflax.ops.conv_forward`) and the gradients of input and kernel
+(`tlflax.ops.conv_input`, `tlflax.ops.conv_weight`) are written in a form chosen by shape; other
+platforms keep the native convolution (`jax.lax.platform_dependent`). What those forms do not cover
+(groups, dilation, other layouts, other dtypes, a precision that was asked for) is the native
+convolution on every platform.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tlflax.ops import conv_backward, conv_forward
+from tlflax.ops import conv_forward, conv_input, conv_weight
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
@@ -122,7 +123,7 @@ def _backward(strides, padding, saved, g):
     x, w = saved
 
     def input_cpu(g, w):
-        return conv_backward.input_gradient(g, w, x.shape, strides, padding)
+        return conv_input.input_gradient(g, w, x.shape, strides, padding)
 
     def input_default(g, w):
         like = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -131,7 +132,7 @@ def _backward(strides, padding, saved, g):
         ]
 
     def weight_cpu(x, g):
-        return conv_backward.weight_gradient(x, g, w.shape, strides, padding)
+        return conv_weight.weight_gradient(x, g, w.shape, strides, padding)
 
     def weight_default(x, g):
         like = jax.ShapeDtypeStruct(w.shape, w.dtype)

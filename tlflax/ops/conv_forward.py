@@ -15,14 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from tlflax.ops import conv_measured as limits
+from tlflax.ops import winograd
+from tlflax.ops.winograd import TAPS, TILE
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 Strides = tuple[int, int]
 Form = Callable[[jax.Array, jax.Array, Strides, Pads], jax.Array]
-
-# Output rows that one tile of `tiled` yields, and the kernel size it is made for.
-_TILE = 4
-_TAPS = 3
 
 
 def native(x: jax.Array, w: jax.Array, strides: Strides, padding: Pads) -> jax.Array:
@@ -70,55 +68,21 @@ def columns(x: jax.Array, w: jax.Array, strides: Strides, padding: Pads) -> jax.
 def tiled(x: jax.Array, w: jax.Array, strides: Strides, padding: Pads) -> jax.Array:
     """3x3 kernel, stride 1: four rows from six products instead of twelve.
 
-    Winograd's minimal filtering F(4, 3) (Lavin and Gray, arXiv:1509.09308, with the points 0, 1,
-    -1, 2, -2 and infinity) along the rows, and an ordinary convolution with a 1x3 kernel along the
-    columns. In one direction only, the transforms are cheap and lose little: the error is about
-    2e-6 of the largest output where that of the direct sum is 0.5e-6.
+    `tlflax.ops.winograd` along the rows, and an ordinary convolution with a 1x3 kernel along the
+    columns. The error is about 2e-6 of the largest output where that of the direct sum is 0.5e-6.
     """
     height, _ = out_size(x, w, strides, padding)
-    tiles = -(-height // _TILE)
+    tiles = -(-height // TILE)
     top = padding[0][0]
-    x = fit(x, ((top, _TILE * (tiles + 1) - top - x.shape[1]), (0, 0)))
-    grid = x.reshape(x.shape[0], tiles + 1, _TILE, *x.shape[2:])
-    d = [grid[:, :-1, i] for i in range(_TILE)] + [grid[:, 1:, i] for i in range(2)]
+    x = fit(x, ((top, TILE * (tiles + 1) - top - x.shape[1]), (0, 0)))
     # Without the barrier XLA would compute the sums again for each of the convolutions' copies.
-    inputs = [lax.optimization_barrier(v) for v in _input_transform(d)]
-    kernels = [g[None] for g in _kernel_transform(w)]
+    inputs = [lax.optimization_barrier(v) for v in winograd.input_transform(winograd.cut(x))]
+    kernels = [g[None] for g in winograd.kernel_transform(w)]
     sums = [
         native(v, g, (1, 1), ((0, 0), padding[1])) for v, g in zip(inputs, kernels, strict=True)
     ]
-    y = jnp.stack(_output_transform(sums), 2)
-    return y.reshape(y.shape[0], _TILE * tiles, *y.shape[3:])[:, :height]
-
-
-def _input_transform(d: list[jax.Array]) -> list[jax.Array]:
-    odd, even = d[3] - 4 * d[1], d[4] - 4 * d[2]
-    odd_2, even_2 = 2 * (d[3] - d[1]), d[4] - d[2]
-    return [
-        4 * d[0] - 5 * d[2] + d[4],
-        even + odd,
-        even - odd,
-        even_2 + odd_2,
-        even_2 - odd_2,
-        4 * d[1] - 5 * d[3] + d[5],
-    ]
-
-
-def _kernel_transform(w: jax.Array) -> list[jax.Array]:
-    outer, inner = (w[0] + w[2]) / 6, w[1] / 6
-    outer_2, inner_2 = w[0] / 24 + w[2] / 6, w[1] / 12
-    return [w[0] / 4, -outer - inner, inner - outer, outer_2 + inner_2, outer_2 - inner_2, w[2]]
-
-
-def _output_transform(m: list[jax.Array]) -> list[jax.Array]:
-    total, difference = m[1] + m[2], m[1] - m[2]
-    total_2, difference_2 = m[3] + m[4], m[3] - m[4]
-    return [
-        m[0] + total + total_2,
-        difference + 2 * difference_2,
-        total + 4 * total_2,
-        difference + 8 * difference_2 + m[5],
-    ]
+    y = jnp.stack(winograd.output_transform(sums), 2)
+    return y.reshape(y.shape[0], TILE * tiles, *y.shape[3:])[:, :height]
 
 
 def choose(
@@ -138,9 +102,9 @@ def choose(
     if strides == (1, 1):
         rows = height + sum(padding[0]) - 2
         area = rows * (width + sum(padding[1]) - 2)
-        wasted = -(-rows // _TILE) * _TILE / max(rows, 1)
+        wasted = -(-rows // TILE) * TILE / max(rows, 1)
         if (
-            kernel == (_TAPS, _TAPS)
+            kernel == (TAPS, TAPS)
             and channels * features >= limits.TILED_PRODUCT
             and area * channels * features >= limits.TILED_WORK
             and channels >= limits.TILED_CHANNELS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tlflax.ops import conv_backward as ops
+from tlflax.ops import conv_input, conv_weight
 
 SAME3 = ((1, 1), (1, 1))
 NONE = ((0, 0), (0, 0))
@@ -58,19 +58,24 @@ def close(a, b, tolerance=1e-5):
 
 
 def weight_forms(kernel, strides):
-    forms = [ops.weight_native, ops.weight_taps, ops.weight_columns]
+    forms = [conv_weight.weight_native, conv_weight.weight_taps, conv_weight.weight_columns]
     if strides == (1, 1):
-        forms.append(ops.weight_crossed)
+        forms.append(conv_weight.weight_crossed)
+        if kernel[0] == 1:
+            forms.append(conv_weight.weight_shifted)
+        if kernel[0] == 3:
+            one_row = (conv_weight.weight_columns, conv_weight.weight_shifted)
+            forms += [conv_weight.tiled(form) for form in one_row]
     # Groups of one image, groups with a rest, and more than there are.
-    return [*forms, *(ops.by_images(forms[-1], n) for n in (1, 2, 8))]
+    return [*forms, *(conv_weight.by_images(forms[-1], n) for n in (1, 2, 8))]
 
 
 def input_forms(kernel, strides):
-    forms = [ops.input_native, ops.input_phases]
+    forms = [conv_input.input_native, conv_input.input_phases]
     if strides == (1, 1):
-        forms.append(ops.input_forward)
+        forms.append(conv_input.input_forward)
     if kernel == (1, 1):
-        forms.append(ops.input_matmul)
+        forms.append(conv_input.input_matmul)
     return forms
 
 
@@ -105,8 +110,8 @@ def test_every_form_is_the_same_sum_on_more_shapes(size, kernel, strides, paddin
 
 def chosen(x, w, g, strides, padding):
     """Both gradients as the convolution's backward rule asks for them."""
-    dx = ops.input_gradient(g, w, x.shape, strides, padding)
-    return dx, ops.weight_gradient(x, g, w.shape, strides, padding)
+    dx = conv_input.input_gradient(g, w, x.shape, strides, padding)
+    return dx, conv_weight.weight_gradient(x, g, w.shape, strides, padding)
 
 
 # One of each class of layer in the networks, with fewer images and channels.
@@ -154,6 +159,6 @@ def test_no_convolution_of_the_size_of_the_map(layer):
     x, w, g = draw(size, kernel, strides, padding, channels=channels)
 
     def weight(x, g):
-        return ops.weight_gradient(x, g, w.shape, strides, padding)
+        return conv_weight.weight_gradient(x, g, w.shape, strides, padding)
 
     assert "convolution" not in jax.jit(weight).lower(x, g).as_text()
