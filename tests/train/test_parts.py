@@ -97,7 +97,7 @@ def test_live_statistics_see_the_whole_batch(tmp_path, monkeypatch):
 
 
 def test_an_option_that_is_not_known_is_left_out(monkeypatch):
-    monkeypatch.setattr(compiler, "_WITHOUT_LIBRARY", {"xla_cpu_no_such_thing": "1"})
+    monkeypatch.setattr(compiler, "_LIBRARY", "xla_cpu_no_such_thing")
     assert compiler.options(forward=True) is None
     found = compiler.options(forward=True, xla_cpu_enable_fast_math=False)
     assert found == {"xla_cpu_enable_fast_math": False}
@@ -106,7 +106,8 @@ def test_an_option_that_is_not_known_is_left_out(monkeypatch):
 
 def test_the_option_that_is_used_is_known_here():
     # A version of XLA that renames it is slower, and this says so first.
-    assert compiler.options(forward=True) == compiler._WITHOUT_LIBRARY
+    assert compiler.options(forward=True) == {compiler._LIBRARY: ""}
+    assert compiler.options() == {compiler._LIBRARY: compiler._SUMS}
 
 
 def test_freed_memory_is_kept_where_glibc_is(monkeypatch):
