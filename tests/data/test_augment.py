@@ -5,7 +5,18 @@ from image_files import pixels
 from tlflax.data.augment import FlipCrop, ShiftRotate, held_size, make_augment
 from tlflax.errors import ConfigError
 
-KINDS = ["flip", "flip_crop", "flip_crop(scale=0.3, flip=False)", "shift_rotate"]
+KINDS = [
+    "flip",
+    "flip_crop",
+    "flip_crop(scale=0.3, flip=False)",
+    "shift_rotate",
+    "keras_idg(rotation_range=40, zoom_range=0.2, brightness_range=(0.8, 1.2))",
+    "keras_idg(width_shift_range=0.2, channel_shift_range=20.0, fill_mode=wrap)",
+    "keras_layers",
+    "keras_layers(translation=0.1, contrast=0.2, fill_mode=constant)",
+    "randaugment",
+    "randaugment(n=4, flip=True)",
+]
 
 
 def rng(seed=0):

@@ -87,8 +87,8 @@ def _fits(option: Any, value: Any) -> bool:
         return number and math.isfinite(value)
     if option is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if option is tuple[float, float]:
+    if option == tuple[float, float]:
         return isinstance(value, tuple) and len(value) == 2 and all(_fits(float, v) for v in value)
-    if option is tuple[float, ...]:
+    if option == tuple[float, ...]:
         return isinstance(value, tuple) and bool(value) and all(_fits(float, v) for v in value)
     return isinstance(value, option)
