@@ -26,7 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "per_class": 0,  # training images per class, 0 = all
     "on_bad_image": "error",  # or "skip": leave it out and record it
     "image_size": 0,  # pixels, 0 = the size the weights were trained at
-    "augment": "none",  # default of stages that set none
+    # Default of stages that set none: flip, flip_crop, keras_idg(rotation_range=40, ...), ...
+    "augment": "none",
     # Network.
     "backbone": "",  # zoo name, or the path of a Keras model of your own
     "endpoint": "auto",

@@ -73,3 +73,25 @@ def test_mistakes(arguments, message):
     with pytest.raises(ConfigError, match=message) as caught:
         make_augment(f"keras_layers({arguments})", 8)
     assert "\n" not in str(caught.value)
+
+
+def test_draws_are_spread_over_the_ranges():
+    layers = KerasLayers(
+        20, rotation=(-0.1, 0.2), zoom=0.3, translation=(-0.2, 0.1), contrast=0.4, brightness=0.2
+    )
+    generator = rng()
+    draws = [layers.draw(generator, (100, 200)) for _ in range(2000)]
+    values = {key: np.array([d[key] for d in draws], float) for key in draws[0]}
+    values["right"], values["down"] = values.pop("translation").T
+    ends = {
+        "angle": (-36, 72), "zoom": (0.7, 1.3), "right": (-40, 20), "down": (-20, 10),
+        "contrast": (1, 1.4), "brightness": (-51, 51),
+    }  # fmt: skip
+    for key, (low, high) in ends.items():
+        assert low <= values[key].min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values[key].max() <= high
+        # A uniform distribution's deciles hold a tenth each: 200 +- 5 standard deviations.
+        counts = np.histogram(values[key], 10, (low, high))[0]
+        assert 130 < counts.min() and counts.max() < 270
+    assert abs(np.corrcoef(values["right"], values["down"])[0, 1]) < 0.1
+    assert 0.45 < values["flip"].mean() < 0.55

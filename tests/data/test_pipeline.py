@@ -54,7 +54,10 @@ def test_contents_and_types():
             assert np.array_equal(image, resize(decode(FILES[i], "x"), SIZE, Resize()))
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop"])
+@pytest.mark.parametrize(
+    "augment",
+    ["none", "flip_crop", "keras_idg(rotation_range=40)", "keras_layers", "randaugment(n=3)"],
+)
 def test_threads_memory_and_start_change_nothing(augment):
     want = batches(augment, threads=0)
     same(want, batches(augment, threads=1))

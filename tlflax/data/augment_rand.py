@@ -41,7 +41,8 @@ class RandAugment:
     The ends of the scales are AutoAugment's (arXiv:1805.09501; 150 of 331 pixels for the
     translations). Everything grows stronger with the magnitude; in the authors' code solarize
     grows weaker and the factors run from 0.1 to 1.9. torchvision counts magnitudes to 30: its 9
-    is 3 here.
+    is 3 here. The paper chose n=2, magnitude=9 for ImageNet; on another set look at what it does
+    first (``tl.dataset(...).show(augment="randaugment")``).
 
     Attributes:
         size: side of images and results.

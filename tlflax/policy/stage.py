@@ -82,7 +82,9 @@ class Stage:
       clip: largest global gradient norm over everything trained; 0 = off.
       label_smoothing: in [0, 1).
       bn: ``stored`` or ``train``.
-      augment: e.g. ``none``, ``flip_crop``.
+      augment: ``none`` or a random change of the training images: ``flip``, ``flip_crop``,
+        ``shift_rotate``, ``keras_idg(...)``, ``keras_layers(...)``, ``randaugment(...)``, with
+        arguments as `tlflax.data.augment.make_augment` has them.
       stop: early stopping.
       interpolate: whether the stage ends with the best mixture (on validation) of its first and
         its last weights; what it costs is eleven evaluations.
