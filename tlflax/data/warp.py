@@ -4,7 +4,6 @@ import functools
 
 import cv2
 import numpy as np
-from scipy import ndimage
 
 # Names of scipy.ndimage -> what OpenCV calls the same. Its 'constant' and 'wrap' are not there:
 # scipy's 'constant' cuts off at the centres of the outer pixels, and its 'wrap' repeats after
@@ -41,6 +40,8 @@ def warp(image: np.ndarray, matrix: np.ndarray, fill: str, value: float = 0.0) -
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=_BORDERS[fill], borderValue=(value,) * 3,
         )  # fmt: skip
+    from scipy import ndimage  # late: most runs never need it
+
     turned = np.asarray(matrix)[::-1, [1, 0, 2]]  # scipy counts rows first
     result = np.empty_like(pixels)
     for channel in range(pixels.shape[2]):
