@@ -167,9 +167,7 @@ def _group_norm(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> j
 
 
 def _max_pool(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Array:
-    if o["pool"] == o["strides"] == [2, 2] and o["padding"] == "VALID":
-        return max_pool(xs[0], Tap(None, None), name)
-    return nn.max_pool(xs[0], tuple(o["pool"]), tuple(o["strides"]), o["padding"])
+    return max_pool(xs[0], Tap(None, None), name, o["pool"], o["strides"], o["padding"])
 
 
 def _average_pool(name: str, o: Options, xs: Sequence[jax.Array], live: bool) -> jax.Array:

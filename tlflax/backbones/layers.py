@@ -5,7 +5,6 @@ Call them inside an ``nn.compact`` method: the parameters land under the layer's
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -98,21 +97,25 @@ def max_pool(
     x: jax.Array,
     tap: Tap,
     name: str,
-    window: int = 2,
-    stride: int = 2,
+    window: int | Sequence[int] = 2,
+    stride: int | Sequence[int] = 2,
     padding: str | Sequence[tuple[int, int]] = "VALID",
 ) -> jax.Array:
-    """Max pooling, by default 2x2 with stride 2.
+    """Max pooling, by default 2x2 with stride 2; ``padding`` as in `conv`, never the maximum.
 
-    Without padding it is maxima of strided slices instead of a window reduction: same value, and
-    on CPU six times faster forward, ten backward (3x3, maps of 16x16 to 72x72).
+    Maxima of strided slices instead of a window reduction: same value, and on CPU six times faster
+    forward, ten backward (3x3, maps of 16x16 to 72x72).
     """
-    if padding != "VALID":
-        # flax takes pairs as well, which its annotation leaves out.
-        pads: Any = padding
-        return tap(name, nn.max_pool(x, (window, window), (stride, stride), pads))
-    for axis in (1, 2):
-        end = (x.shape[axis] - window) // stride * stride + 1
-        slices = [lax.slice_in_dim(x, i, i + end, stride, axis) for i in range(window)]
+    windows, strides = (
+        (n, n) if isinstance(n, int) else tuple(int(i) for i in n) for n in (window, stride)
+    )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], windows, strides, padding)
+    if any(amount for pair in padding for amount in pair):
+        lowest = x.dtype.type(-jnp.inf)
+        x = lax.pad(x, lowest, [(0, 0, 0), *((a, b, 0) for a, b in padding), (0, 0, 0)])
+    for axis, size, step in zip((1, 2), windows, strides, strict=True):
+        end = (x.shape[axis] - size) // step * step + 1
+        slices = [lax.slice_in_dim(x, i, i + end, step, axis) for i in range(size)]
         x = functools.reduce(lax.max, slices)
     return tap(name, x)
