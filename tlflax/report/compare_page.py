@@ -10,8 +10,8 @@ from tlflax.report import compare_plots
 from tlflax.report.document import plain
 from tlflax.report.page import figure, render
 
-FEW = 10
-"""With more pairs the table begins with those that are separable and the rest is folded."""
+FEW = 6
+"""So many pairs are told in words; of more the table shows those that are separable first."""
 
 
 def write_page(

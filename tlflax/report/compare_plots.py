@@ -207,7 +207,9 @@ def _scatter(
                 [at], [score["accuracy"]], ls="", ms=7, zorder=3, color=look["color"],
                 marker=look["marker"], mfc=look["mfc"], mew=1.5,
             )  # fmt: skip
-            marks.append((row["name"], at, score["accuracy"], *score["accuracy_ci95"]))
+            marks.append(
+                (row["name"], look["color"], at, score["accuracy"], *score["accuracy_ci95"])
+            )
         place_labels(ax, marks, colours)
         save(figure, path)
 
@@ -223,10 +225,10 @@ def _limits(ax: Axes, xs: Sequence[float], scores: Sequence[Row]) -> None:
     least, most = min(xs), max(xs)
     if most > 6 * least:
         ax.set_xscale("log")
-        room = (most / least) ** 0.15
+        room = (most / least) ** 0.22
         ax.set_xlim(least / room, most * room)
     else:
-        room = 0.15 * (most - least) or 0.5 * most
+        room = 0.22 * (most - least) or 0.5 * most
         ax.set_xlim(max(0.0, least - room), most + room)
         ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.xaxis.set_major_formatter(lambda x, _: _short(x))

@@ -7,8 +7,8 @@ from matplotlib.transforms import Bbox
 
 from tlflax.report.style import shorten
 
-Mark = tuple[str, float, float, float, float]
-"""Name, x, y, and the lower and upper end of the vertical interval; in data coordinates."""
+Mark = tuple[str, str, float, float, float, float]
+"""Name, colour, x, y, and the ends of the vertical interval; in data coordinates."""
 
 # (dx, dy) in points, horizontal and vertical alignment; the first that is free is taken.
 _PLACES = [
@@ -34,7 +34,7 @@ def place_labels(ax: Axes, marks: Sequence[Mark], colours: dict[str, str]) -> No
     taken = [_box(ax, mark, 5 * scale) for mark in marks]
     taken += [_line(ax, mark, 1.5 * scale) for mark in marks]
     # The outer ones first: they have room on one side at least.
-    for name, x, y, *_ in sorted(marks, key=lambda m: abs(m[2] - sum(ax.get_ylim()) / 2)):
+    for name, colour, x, y, *_ in sorted(marks, key=lambda m: abs(m[3] - sum(ax.get_ylim()) / 2)):
         found = []
         for rank, (dx, dy, ha, va) in enumerate(_PLACES):
             text = ax.annotate(
@@ -53,7 +53,7 @@ def place_labels(ax: Axes, marks: Sequence[Mark], colours: dict[str, str]) -> No
             shorten(name, 30), (x, y), xytext=(dx, dy), textcoords="offset points",
             ha=ha, va=va, fontsize=8.5, color=colours["ink"], zorder=4,
             # A name that is not beside its mark is tied to it.
-            arrowprops={"arrowstyle": "-", "color": colours["muted"], "lw": 0.6, "shrinkB": 4}
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkB": 4}
             if abs(dy) > 9 or abs(dx) > 8
             else None,
         )  # fmt: skip
@@ -61,13 +61,13 @@ def place_labels(ax: Axes, marks: Sequence[Mark], colours: dict[str, str]) -> No
 
 
 def _box(ax: Axes, mark: Mark, size: float) -> Bbox:
-    x, y = ax.transData.transform((mark[1], mark[2]))
+    x, y = ax.transData.transform((mark[2], mark[3]))
     return Bbox.from_extents(x - size, y - size, x + size, y + size)
 
 
 def _line(ax: Axes, mark: Mark, size: float) -> Bbox:
-    x, low = ax.transData.transform((mark[1], mark[3]))
-    _, high = ax.transData.transform((mark[1], mark[4]))
+    x, low = ax.transData.transform((mark[2], mark[4]))
+    _, high = ax.transData.transform((mark[2], mark[5]))
     return Bbox.from_extents(x - size, low, x + size, high)
 
 
