@@ -71,6 +71,7 @@ class Comparison:
         from tlflax.report import compare_plots
         from tlflax.report.compare_page import write_page
         from tlflax.report.document import to_json
+        from tlflax.report.page import drawn
 
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -88,10 +89,12 @@ class Comparison:
                 writer.writerow(
                     ["" if v is None else v for v in (f(row) for f in COLUMNS.values())]
                 )
+        pictures = {}
         for kind in PLOTS:
+            pictures[kind] = drawn(compare_plots.draw, kind, self.content, self.histories)
             with replacing(out / f"compare_{kind}.png") as temporary:
-                compare_plots.draw(kind, self.content, self.histories, temporary)
-        write_page(out / "compare.html", self.content, self.histories)
+                temporary.write_bytes(pictures[kind][0])
+        write_page(out / "compare.html", self.content, pictures)
 
 
 def compare(

@@ -106,7 +106,7 @@ def _compare(a: Entry, b: Entry) -> tuple[Difference | None, str]:
     common = [image for image in a.answers if image in b.answers]
     if not common:
         return None, f"{who} were not compared: they were tested on different images."
-    right = [np.array([x.answers[image] for image in common]) for x in (a, b)]
+    first, second = (np.array([x.answers[image] for image in common]) for x in (a, b))
     note = ""
     if len(common) < max(len(a.answers), len(b.answers)):
         note = (
@@ -120,4 +120,4 @@ def _compare(a: Entry, b: Entry) -> tuple[Difference | None, str]:
             f"{who} name different sources ({a.report['data'].get('source')}, "
             f"{b.report['data'].get('source')}); their images were matched by name and label."
         )
-    return compare_paired(*right), note
+    return compare_paired(first, second), note

@@ -1,34 +1,30 @@
 """The comparison of runs as one page that needs nothing but itself."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tlflax.atomic import replacing
-from tlflax.report import compare_plots
+from tlflax.report.compare_plots import COSTS
 from tlflax.report.document import plain
-from tlflax.report.page import figure, render
+from tlflax.report.page import pack, render
 
 FEW = 6
 """So many pairs are told in words; of more the table shows those that are separable first."""
 
 
 def write_page(
-    path: Path, content: Mapping[str, Any], histories: Mapping[str, Sequence[dict[str, Any]]]
+    path: Path, content: Mapping[str, Any], pictures: Mapping[str, tuple[bytes, bytes]]
 ) -> None:
     """Writes compare.html.
 
     Args:
       path: the file; replaced atomically.
       content: of compare.json.
-      histories: row name -> rows of its metrics.jsonl.
+      pictures: kind -> PNG files for light and dark pages.
     """
     content = plain(content)
-    costs = [k for k in compare_plots.COSTS]
-    pictures = {
-        kind: figure(_drawer(kind), content, histories) for kind in ("accuracy", "curves", *costs)
-    }
     rows = content["runs"]
     runs = [row for row in rows if row["baseline_of"] is None]
     view = {
@@ -36,8 +32,8 @@ def write_page(
         "rows": [row | {"link": _link(row, path)} for row in rows],
         "runs": runs,
         "n": sorted({row[content["split"]]["n"] for row in runs if row[content["split"]]}),
-        "pictures": pictures,
-        "costs": costs,
+        "pictures": {kind: pack(*pair) for kind, pair in pictures.items()},
+        "costs": list(COSTS),
         "pairs": sorted(content["pairs"], key=lambda pair: not pair["separable"]),
         "folded": len(content["pairs"]) > FEW,
     }
@@ -45,13 +41,6 @@ def write_page(
         temporary.write_text(
             render("compare.html", view), encoding="utf-8", errors="backslashreplace"
         )
-
-
-def _drawer(kind: str) -> Any:
-    def draw(*arguments: Any, **options: Any) -> None:
-        compare_plots.draw(kind, *arguments, **options)
-
-    return draw
 
 
 def _link(row: Mapping[str, Any], page: Path) -> str | None:

@@ -35,19 +35,20 @@ def place_labels(ax: Axes, marks: Sequence[Mark], colours: dict[str, str]) -> No
     taken += [_line(ax, mark, 1.5 * scale) for mark in marks]
     # The outer ones first: they have room on one side at least.
     for name, colour, x, y, *_ in sorted(marks, key=lambda m: abs(m[3] - sum(ax.get_ylim()) / 2)):
-        found = []
-        for rank, (dx, dy, ha, va) in enumerate(_PLACES):
-            text = ax.annotate(
-                shorten(name, 30), (x, y), xytext=(dx, dy), textcoords="offset points",
-                ha=ha, va=va, fontsize=8.5, color=colours["ink"], zorder=4,
-            )  # fmt: skip
-            box = text.get_window_extent(renderer)
+        text = ax.text(x, y, shorten(name, 30), fontsize=8.5)
+        size = text.get_window_extent(renderer)
+        text.remove()
+        at = ax.transData.transform((x, y))
+        best = (float("inf"), 0, size)
+        for rank, (dx, dy, ha, _) in enumerate(_PLACES):
+            left = at[0] + dx * scale - (size.width if ha == "right" else 0)
+            low = at[1] + dy * scale - size.height / 2
+            box = Bbox.from_bounds(left, low, size.width, size.height)
             cost = sum(_overlap(box, other) for other in taken) + 3 * _outside(box, inside)
-            text.remove()
-            found.append((cost, rank, box))
+            best = min(best, (cost, rank, box), key=lambda found: found[:2])
             if not cost:
                 break
-        _, rank, box = min(found, key=lambda f: f[:2])
+        _, rank, box = best
         dx, dy, ha, va = _PLACES[rank]
         ax.annotate(
             shorten(name, 30), (x, y), xytext=(dx, dy), textcoords="offset points",

@@ -18,14 +18,27 @@ def data_uri(content: bytes, kind: str) -> str:
 
 def figure(draw: Callable[..., None], *arguments: Any, **options: Any) -> dict[str, Any]:
     """Draws for light and dark pages; the size is in CSS pixels."""
-    found: dict[str, Any] = {}
-    for name, dark in (("light", False), ("dark", True)):
-        stream = io.BytesIO()
+    return pack(*drawn(draw, *arguments, **options))
+
+
+def drawn(draw: Callable[..., None], *arguments: Any, **options: Any) -> tuple[bytes, bytes]:
+    """Draws for light and dark pages; two PNG files."""
+    streams = io.BytesIO(), io.BytesIO()
+    for stream, dark in zip(streams, (False, True), strict=True):
         draw(*arguments, stream, dark=dark, **options)
-        found[name] = data_uri(stream.getvalue(), "png")
-        with Image.open(stream) as image:
-            found["width"], found["height"] = image.width // 2, image.height // 2
-    return found
+    return streams[0].getvalue(), streams[1].getvalue()
+
+
+def pack(light: bytes, dark: bytes) -> dict[str, Any]:
+    """What the template's ``picture`` shows of two PNG files."""
+    with Image.open(io.BytesIO(light)) as image:
+        width, height = image.width // 2, image.height // 2
+    return {
+        "light": data_uri(light, "png"),
+        "dark": data_uri(dark, "png"),
+        "width": width,
+        "height": height,
+    }
 
 
 def render(template: str, view: Mapping[str, Any]) -> str:
