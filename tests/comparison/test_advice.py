@@ -93,7 +93,7 @@ def test_in_words(tmp_path):
     assert words["speed"] == (
         "For speed of inference: Z, 3.1 times the images/s of X (310 against 100), "
         "at -0.8 points of test accuracy (not separable on 500 images). "
-        "Out of reach: W, 2.9 times the images/s of Z (900 against 310), "
+        "Out of reach on validation: W, 2.9 times the images/s of Z (900 against 310), "
         "at -25.0 points of test accuracy (separable on 500 images)."
     )
     assert words["size"].startswith("For size: Z, 400 parameters, 40% of those of X, at -0.8 ")

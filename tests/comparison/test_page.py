@@ -41,7 +41,12 @@ def test_the_page_shows_the_numbers_of_the_json(made):
             assert f"{style.percent(s['accuracy'])} {style.interval(s['accuracy_ci95'])}" in (
                 page.words
             )
-        assert f"{style.count(row['parameters']['total'])} " in page.words
+        total, trained = row["parameters"]["total"], row["parameters"]["trained"]
+        assert f"{style.count(total)} {style.count(trained)} trained" in page.words
+        assert (
+            f"{style.duration(row['seconds'])} {style.number(row['seconds_per_epoch'])} s an"
+            in (page.words)
+        )
     assert len(content["pairs"]) == 4
     for pair in content["pairs"]:
         assert pair["words"] in page.words
@@ -98,6 +103,7 @@ def test_names_of_close_marks_stay_apart_and_inside():
     ax.set_ylim(0, 1)
     marks = [(f"a long name {i}", "#000000", 0.9, 0.5 + 0.01 * i, 0.4, 0.6) for i in range(5)]
     place_labels(ax, marks, LIGHT)
+    figure.canvas.draw()
     boxes = [Text.get_window_extent(t) for t in ax.texts]  # without the line to the mark
     frame = ax.get_window_extent()
     assert len(boxes) == 5

@@ -253,7 +253,9 @@ def _advise_for(
         a, b = goal.value(row), goal.value(chosen)
         assert a is not None and b is not None
         gain = goal.gain(goal.ratio(row, chosen), a, b, chosen["name"])
-        text += f" Out of reach: {row['name']}, {gain}, {_at(row, best, find, split)}."
+        text += (
+            f" Out of reach on validation: {row['name']}, {gain}, {_at(row, best, find, split)}."
+        )
     return {"run": chosen["name"], "words": text}
 
 
