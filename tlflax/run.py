@@ -17,6 +17,7 @@ from tlflax.convert.tensors import save_variables
 from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
+from tlflax.evaluate.metrics import write_predictions
 from tlflax.features.caching import Caching
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
@@ -48,17 +49,8 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
     if finished(workdir):
         configs.claim(workdir, c)
         return reopen(workdir)
-    stages = read_stages(c["stages"], c["augment"])
     caching = Caching(c["cache"], c["cache_gb"], c["cache_dtype"])
-    placeholder = ("0", "1")  # the class names are known only after the data has been read
-    architecture = Architecture(
-        c["backbone"], c["endpoint"], placeholder, c["image_size"],
-        c["head"], c["hidden"], c["dropout"], c["activation"],
-    )  # fmt: skip
-    model = open_model(architecture, c["preprocessing"])
-    for stage in stages:
-        model.policy(stage)
-    weights = model.pretrained(c["weights"], c["weights_dir"])
+    model, stages, weights = prepare(c)
     data = load_dataset(
         c["data"],
         classes=c["classes"],
@@ -86,6 +78,20 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         config=c,
         command=shlex.join(command),
     )
+
+
+def prepare(c: Mapping[str, Any]) -> tuple[Model, list[Stage], Weights | None]:
+    """Network, stages and weights of a resolved config: whatever can be wrong before the data."""
+    stages = read_stages(c["stages"], c["augment"])
+    placeholder = ("0", "1")  # the class names are known only after the data has been read
+    architecture = Architecture(
+        c["backbone"], c["endpoint"], placeholder, c["image_size"],
+        c["head"], c["hidden"], c["dropout"], c["activation"],
+    )  # fmt: skip
+    model = open_model(architecture, c["preprocessing"])
+    for stage in stages:
+        model.policy(stage)
+    return model, stages, model.pretrained(c["weights"], c["weights_dir"])
 
 
 def finished(workdir: Path) -> bool:
@@ -244,6 +250,9 @@ def fit(
             "epochs": scratch.stages[0]["epochs"],
         }
     shown = tested or validated
+    if scratch is not None:
+        rival = workdir / "baseline" / "predictions.csv"
+        write_predictions(rival, shown["scratch"], model.classes)
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
     result.write(data.test if tested else data.val, config or {}, model.classes)
     print(result.headline())

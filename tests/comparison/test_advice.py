@@ -1,0 +1,156 @@
+import pytest
+from made_up import predictions, right, write
+
+from tlflax.comparison.advice import most_accurate, pareto, standard_error, within_reach
+from tlflax.comparison.build import compare
+
+
+def ascii_words(entry):
+    """A recommendation with plain hyphens for its dashes and minus signs."""
+    return entry["words"].replace("\N{EN DASH}", "-").replace("\N{MINUS SIGN}", "-")
+
+
+def row(name, accuracy=0.9, n=100, speed=100.0, total=1000, seconds=60.0):
+    return {
+        "name": name, "validation": {"accuracy": accuracy, "n": n}, "images_per_second": speed,
+        "parameters": {"total": total, "trained": total}, "seconds": seconds,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        ([row("a", 0.9), row("b", 0.91)], "b"),
+        ([row("a"), row("b", total=999)], "b"),
+        ([row("a"), row("b", speed=101.0)], "b"),
+        ([row("a"), row("b", seconds=59.0)], "b"),
+        ([row("a"), row("b")], "a"),
+        ([row("a", total=900, speed=1.0), row("b", speed=900.0)], "a"),
+    ],
+)
+def test_the_most_accurate_and_ties(rows, best):
+    found, tied = most_accurate(rows)
+    assert found["name"] == best
+    assert len(tied) == sum(r["validation"] == found["validation"] for r in rows) - 1
+
+
+def test_one_standard_error():
+    # sqrt(.9 * .1 / 100) = .03; Wilson's is a little wider below.
+    assert standard_error(row("a", 0.9, 100)) == pytest.approx(0.03, abs=0.005)
+    assert 0 < standard_error(row("a", 1.0, 100)) < 0.015
+    rows = [row("a", 0.9), row("b", 0.87), row("c", 0.85)]
+    assert [r["name"] for r in within_reach(rows, rows[0])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "front"),
+    [
+        ([row("a")], "a"),
+        ([row("a"), row("b")], "ab"),
+        ([row("a", 0.9), row("b", 0.8)], "a"),
+        ([row("a", 0.9), row("b", 0.8, speed=200.0)], "ab"),
+        ([row("a", 0.9), row("b", 0.8, total=10)], "ab"),
+        # Within ten per cent speeds are equal.
+        ([row("a", 0.9), row("b", 0.8, speed=109.0)], "a"),
+        ([row("a", 0.9, speed=100.0), row("b", 0.9, speed=200.0)], "b"),
+        # A speed is missing: accuracy and size alone.
+        ([row("a", 0.9), row("b", 0.8, speed=None)], "a"),
+    ],
+)
+def test_pareto(rows, front):
+    assert pareto(rows) == list(front)
+
+
+def advice(tmp_path, *runs):
+    """(name, validation right of 100, wrong test images of 500, keywords) -> recommendation."""
+    folders = [
+        write(
+            tmp_path / name, predictions(right(500, wrong)) if wrong is not None else None,
+            validation=(accuracy, 100), **more,
+        )
+        for name, accuracy, wrong, more in runs
+    ]  # fmt: skip
+    return compare(folders).content
+
+
+def test_in_words(tmp_path):
+    content = advice(
+        tmp_path,
+        ("X", 95, range(25), {"speed": 100.0, "parameters": (100, 900)}),
+        ("Y", 94, range(5, 32), {"speed": 105.0, "parameters": (100, 900)}),
+        ("Z", 94, range(29), {"speed": 310.0, "parameters": (100, 300)}),
+        ("W", 70, range(150), {"speed": 900.0, "parameters": (10, 90)}),
+    )
+    words = {k: ascii_words(v) for k, v in content["recommendation"].items()}
+    assert {k: v["run"] for k, v in content["recommendation"].items()} == {
+        "accuracy": "X", "speed": "Z", "size": "Z", "training_time": "X",
+    }  # fmt: skip
+    assert words["accuracy"] == (
+        "For accuracy: X, validation 95.0% (95% interval 88.8-97.8%) on 100 images, "
+        "test 95.0% (95% interval 92.7-96.6%) on 500. "
+        "Y and Z cannot be told apart from it on 500 test images."
+    )
+    assert words["speed"] == (
+        "For speed of inference: Z, 3.1 times the images/s of X (310 against 100), "
+        "at -0.8 points of test accuracy (not separable on 500 images). "
+        "Out of reach on validation: W, 2.9 times the images/s of Z (900 against 310), "
+        "at -25.0 points of test accuracy (separable on 500 images)."
+    )
+    assert words["size"].startswith("For size: Z, 400 parameters, 40% of those of X, at -0.8 ")
+    assert words["training_time"].startswith("For training time: X as well; no run within reach")
+    assert content["pareto"] == ["X", "Z", "W"]
+    assert content["within_reach"]["runs"] == ["X", "Y", "Z"]
+    assert "ranks by validation accuracy" in content["caution"]
+
+
+def test_validation_decides_and_a_better_test_result_is_told(tmp_path):
+    content = advice(tmp_path, ("X", 95, range(80), {}), ("Y", 94, range(20), {}))
+    words = content["recommendation"]["accuracy"]["words"]
+    assert content["recommendation"]["accuracy"]["run"] == "X"
+    assert "On the test images, however, Y is better than it by +12.0 points" not in words
+    assert "On the test images, however, Y is better than it by 12.0 points (95%" in words
+
+
+def test_a_tie_is_said_with_its_reason(tmp_path):
+    content = advice(
+        tmp_path,
+        ("X", 95, [1], {"parameters": (100, 900)}),
+        ("Y", 95, [2], {"parameters": (100, 500)}),
+    )
+    assert content["recommendation"]["accuracy"]["run"] == "Y"
+    assert (
+        "X has the same validation accuracy; Y was taken as the smaller network."
+        in (content["recommendation"]["accuracy"]["words"])
+    )
+
+
+def test_times_within_noise_are_equal(tmp_path):
+    content = advice(tmp_path, ("X", 95, [1], {"seconds": 30.0}), ("Y", 94, [2], {"seconds": 28.0}))
+    assert content["recommendation"]["training_time"]["run"] == "X"
+    near = advice(
+        tmp_path / "b", ("X", 95, [1], {"seconds": 30.0}), ("Y", 94, [2], {"seconds": 15.0})
+    )
+    assert near["recommendation"]["training_time"]["words"].startswith(
+        "For training time: Y, 15.0 s, 50% of the time of X (30.0 s), at ±0.0 points of test"
+    )
+
+
+def test_a_single_run(tmp_path):
+    content = advice(tmp_path, ("X", 95, [1], {"speed": 10.0}))
+    assert content["recommendation"] == {
+        "accuracy": {
+            "run": "X", "words": "There is only one run, X: nothing to choose between.",
+        }
+    }  # fmt: skip
+    assert content["within_reach"] is None and content["pareto"] == ["X"]
+
+
+def test_without_test_images_it_is_choosing_on_validation(tmp_path):
+    content = advice(tmp_path, ("X", 95, None, {}), ("Y", 80, None, {}))
+    assert content["split"] == "validation"
+    assert "choosing a run by them is choosing on validation" in content["caution"]
+    words = ascii_words(content["recommendation"]["accuracy"])
+    assert words == "For accuracy: X, validation 95.0% (95% interval 88.8-97.8%) on 100 images."
+    (pair,) = content["pairs"]
+    assert pair["n"] == 100 and pair["separable"]
+    assert content["recommendation"]["speed"]["run"] is None
