@@ -52,7 +52,13 @@ DEFAULTS: dict[str, Any] = {
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
+    # Several runs instead of one, compared at the end: {"name": ..., KEY: value, ...} changes
+    # these keys of the config for one of them (tlflax/study.py).
+    "runs": (),
 }
+
+STUDY = "study.json"
+"""The file that makes a folder the run directory of several runs."""
 
 # Smallest values, and what 0 means.
 _LOWEST = {
@@ -110,12 +116,14 @@ def resolve(config: Any) -> dict[str, Any]:
             "tlflax.config.base(...)"
         )
     values = DEFAULTS | plain(config)
+    if values.pop("runs"):
+        raise ConfigError("the config holds several runs; tlflax.study.study runs them")
     for key in values:
         # Configs may have keys of their own, but one letter off is a mistake.
         if key not in DEFAULTS and difflib.get_close_matches(key, DEFAULTS, 1, 0.85):
             raise ConfigError(f"unknown config key {key!r}{suggest(key, DEFAULTS)}")
-    for key, default in DEFAULTS.items():
-        values[key] = _typed(key, values[key], default)
+    for key in [k for k in DEFAULTS if k in values]:
+        values[key] = _typed(key, values[key], DEFAULTS[key])
     for key, (lowest, why) in _LOWEST.items():
         if values[key] < lowest:
             raise ConfigError(f"{key} must be at least {lowest}, got {values[key]}{why}")
@@ -166,6 +174,8 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
     """
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     path = workdir / "config.json"
+    if (workdir / STUDY).exists():
+        raise ConfigError(f"{workdir} holds a study of several runs; use a new --workdir")
     if path.exists() and (_started(workdir) or (workdir / "report.json").exists()):
         try:
             old = json.loads(path.read_text(encoding="utf-8"))

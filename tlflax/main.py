@@ -122,9 +122,11 @@ def main(argv: list[str]) -> None:
     # Imported late: `--help` and a mistyped flag answer without waiting for jax.
     from tlflax.compilation import keep_compiled
     from tlflax.run import run
+    from tlflax.study import is_study, study
 
     keep_compiled()
-    run(config, workdir, command=["python", "-m", "tlflax.main", *argv[1:]])
+    start = study if is_study(config) else run
+    start(config, workdir, command=["python", "-m", "tlflax.main", *argv[1:]])
 
 
 if __name__ == "__main__":

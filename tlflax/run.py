@@ -48,17 +48,8 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
     if finished(workdir):
         configs.claim(workdir, c)
         return reopen(workdir)
-    stages = read_stages(c["stages"], c["augment"])
     caching = Caching(c["cache"], c["cache_gb"], c["cache_dtype"])
-    placeholder = ("0", "1")  # the class names are known only after the data has been read
-    architecture = Architecture(
-        c["backbone"], c["endpoint"], placeholder, c["image_size"],
-        c["head"], c["hidden"], c["dropout"], c["activation"],
-    )  # fmt: skip
-    model = open_model(architecture, c["preprocessing"])
-    for stage in stages:
-        model.policy(stage)
-    weights = model.pretrained(c["weights"], c["weights_dir"])
+    model, stages, weights = prepare(c)
     data = load_dataset(
         c["data"],
         classes=c["classes"],
@@ -86,6 +77,20 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         config=c,
         command=shlex.join(command),
     )
+
+
+def prepare(c: Mapping[str, Any]) -> tuple[Model, list[Stage], Weights | None]:
+    """Network, stages and weights of a resolved config: whatever can be wrong before the data."""
+    stages = read_stages(c["stages"], c["augment"])
+    placeholder = ("0", "1")  # the class names are known only after the data has been read
+    architecture = Architecture(
+        c["backbone"], c["endpoint"], placeholder, c["image_size"],
+        c["head"], c["hidden"], c["dropout"], c["activation"],
+    )  # fmt: skip
+    model = open_model(architecture, c["preprocessing"])
+    for stage in stages:
+        model.policy(stage)
+    return model, stages, model.pretrained(c["weights"], c["weights_dir"])
 
 
 def finished(workdir: Path) -> bool:
