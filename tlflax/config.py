@@ -21,7 +21,9 @@ DEFAULTS: dict[str, Any] = {
     # Data. folder:PATH | tfds:NAME[/CONFIG] | digits
     "data": "",
     "data_dir": "",  # where prepared tfds datasets are
-    "data_splits": {"val": 0.2, "test": 0.2},  # cut only where the source has no such split
+    # Cut only where the source has no such split; a fraction or a number of images. test="val":
+    # its own validation images are the test images. val="test": the other way round, and wrong.
+    "data_splits": {"val": 0.2, "test": 0.2},
     "classes": (),  # subset of class names, () = all
     "per_class": 0,  # training images per class, 0 = all
     "on_bad_image": "error",  # or "skip": leave it out and record it
@@ -33,11 +35,13 @@ DEFAULTS: dict[str, Any] = {
     "endpoint": "auto",
     "weights": "official",  # official | none | PATH
     "weights_dir": "",
-    "preprocessing": "auto",  # of an own model: raw, unit, unit_bgr, tf, torch, caffe
+    # Of an own model: raw, unit, unit_bgr, tf, torch, caffe. A network of the zoo knows its own.
+    "preprocessing": "auto",
     "head": "gap",  # or flatten
     "hidden": (),
     "dropout": 0.0,
     "activation": "relu",
+    "output": "softmax",  # or "sigmoid": one unit, for two classes
     # Training.
     "stages": (),
     "batch_size": 32,
@@ -49,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "cache": "auto",
     "cache_gb": 20.0,  # largest size of it on disk; what was not used for longest is deleted
     "cache_dtype": "float32",  # or "bfloat16": half the space, no longer the same to the last bit
+    "evaluate_start": False,  # also evaluate the start: pretrained blocks, untrained head
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
