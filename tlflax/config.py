@@ -7,7 +7,7 @@ in `stages` through ``config.get_ref``) are added inside ``with config.unlocked(
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,24 @@ def base(**changes: Any) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(DEFAULTS | changes)
     config.lock()
     return config
+
+
+def variant(arg: str | None, variants: Iterable[str]) -> str:
+    """The variant that the argument of a config (``configs/NAME.py:ARG``) names.
+
+    Args:
+      arg: as ``get_config`` got it; empty for the first variant.
+      variants: names, in order.
+
+    Raises:
+      ConfigError: there is no such variant.
+    """
+    names = tuple(variants)
+    if arg and arg not in names:
+        raise ConfigError(
+            f"unknown variant {arg!r}{suggest(arg, names)} (variants: {', '.join(names)})"
+        )
+    return arg or names[0]
 
 
 def plain(value: Any) -> Any:

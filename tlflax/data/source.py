@@ -103,7 +103,7 @@ def load_dataset(
             ``test="val"`` makes the source's own validation images the test images, where it
             has no test split (Food-101 in tfds). ``val="test"`` takes the test images for
             validation, as many tutorials do, with a warning: a result chosen on its test images
-            is no estimate.
+            is no estimate. Both together: the source's validation images are both.
         seed: decides which images become validation and, with `per_class`, training images.
         on_bad_image: 'error', or 'skip' to leave out (and record) what cannot be decoded.
         data_dir: where catalogue datasets lie; default $TFDS_DATA_DIR or
@@ -168,8 +168,6 @@ def _open(source, data_dir, cache_dir) -> tuple[Listing, Manifest]:
 
 def _amounts(splits: Mapping[str, float | int | str] | None) -> dict[str, Any]:
     amounts = {**_DEFAULT_SPLITS, **dict(splits or {})}
-    if amounts["val"] == "test" and amounts["test"] == "val":
-        raise ConfigError("data_splits: val='test' and test='val' name each other; leave one out")
     for name, amount in amounts.items():
         if name not in _DEFAULT_SPLITS:
             raise ConfigError(
@@ -182,10 +180,6 @@ def _amounts(splits: Mapping[str, float | int | str] | None) -> dict[str, Any]:
 
 def _renamed(given, amounts):
     """Given splits under the names that `amounts` wants them to have, and how they were made."""
-    if amounts["val"] == "test" and "val" in given:
-        raise ConfigError(
-            "data_splits: val='test', but the data has validation images of its own; leave it out"
-        )
     made = dict.fromkeys(given, "given")
     if amounts["test"] == "val" and "test" not in given:
         if "val" not in given:
@@ -196,6 +190,10 @@ def _renamed(given, amounts):
         every = np.arange(len(given["val"]))
         given = {"train": given["train"], "test": given["val"].subset(every, "test")}
         made = {"train": "given", "test": "the source's validation images"}
+    if amounts["val"] == "test" and "val" in given:
+        raise ConfigError(
+            "data_splits: val='test', but the data has validation images of its own; leave it out"
+        )
     return given, made
 
 
