@@ -3,7 +3,7 @@ r"""InceptionV3 cut at ``mixed7`` on horses and humans: frozen, then fine-tuned 
     python -m tlflax.main --config configs/horses_humans_inception_v3.py:tune --workdir runs/horses
 
 Variants (the Keras tutorial's steps):
-  frozen    mixed7, Flatten, Dense 1024, Dropout 0.2, one sigmoid unit; RMSprop 1e-4; images rotated,
+  frozen    mixed7, Flatten, Dense 1024, Dropout 0.2, one sigmoid unit; RMSprop 1e-4; images turned,
             shifted, sheared, zoomed and flipped as by ImageDataGenerator; until 98 % of the
             validation images are right, at most 100 epochs
   tune      then mixed6 and mixed7 as well, at 1e-5

@@ -68,9 +68,7 @@ def test_other_numbers_of_classes_are_refused(tmp_path):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sigmoid") / "run"
     model = tl.classifier("glyph_cnn", classes=2, output="sigmoid", hidden=(8,), weights="none")
-    data = tl.dataset(
-        f"folder:{tiny.stripes()}", image_size=16, classes=("horizontal", "vertical")
-    )
+    data = tl.dataset(f"folder:{tiny.stripes()}", image_size=16, classes=("horizontal", "vertical"))
     stages = [tl.stage("all", epochs=6, train="all", lr=3e-3, bn="train")]
     return tl.fit(model, data, stages, workdir=folder, batch_size=13, evaluate_start=True)
 

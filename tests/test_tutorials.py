@@ -3,7 +3,6 @@
 import copy
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -160,9 +159,7 @@ def test_tutorial_0_the_last_30_layers_lie_above_the_cut():
     assert (stages[0].lr, stages[1].lr) == (1e-4, 1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["cats_dogs_vgg16", "horses_humans_inception_v3", "food101_10pct"]
-)
+@pytest.mark.parametrize("name", ["cats_dogs_vgg16", "horses_humans_inception_v3", "food101_10pct"])
 def test_tutorials_0_2_4_validating_on_test(name, tmp_path):
     (c,) = resolved(name, "literal", None).values()
     folder = tiny.write_stripes(tmp_path / "d", {"train": 6, "test": 4})
