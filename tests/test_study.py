@@ -99,13 +99,13 @@ def test_a_killed_study_goes_on_and_finished_runs_are_opened(tmp_path, monkeypat
     monkeypatch.setattr(runs, "run", fragile)
     with pytest.raises(KeyboardInterrupt):
         study(config, folder)
-    first = (folder / "a" / "report.json").stat().st_mtime_ns
+    first = (folder / "a" / "model.safetensors").stat().st_mtime_ns
     assert not (folder / "b" / "report.json").exists()
-    results = study(config, folder)
-    assert [r.folder.name for r in results] == ["a", "b", "c"]
-    assert [r.results["seed"] for r in results] == [0, 1, 2]
+    rows = study(config, folder).content["runs"]
+    assert [(r["name"], r["seed"]) for r in rows] == [("a", 0), ("b", 1), ("c", 2)]
+    assert (folder / "compare.html").is_file()
     assert "a is complete" in capsys.readouterr().out
-    assert (folder / "a" / "report.json").stat().st_mtime_ns == first
+    assert (folder / "a" / "model.safetensors").stat().st_mtime_ns == first
     assert json.loads((folder / "study.json").read_text())["runs"] == ["a", "b", "c"]
     # The folder belongs to the study, and its runs to their configs.
     with pytest.raises(ConfigError, match="study of several runs"):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tlflax.api import classifier, dataset, fit, stage
+    from tlflax.comparison.build import compare
     from tlflax.errors import TlflaxError
     from tlflax.predict import Predictor
     from tlflax.result import Run
@@ -24,6 +25,7 @@ _PUBLIC = {
     "dataset": "tlflax.api",
     "stage": "tlflax.api",
     "fit": "tlflax.api",
+    "compare": "tlflax.comparison.build",
     "Run": "tlflax.result",
     "Predictor": "tlflax.predict",
     "TlflaxError": "tlflax.errors",
@@ -35,6 +37,7 @@ __all__ = [
     "TlflaxError",
     "__version__",
     "classifier",
+    "compare",
     "dataset",
     "fit",
     "stage",

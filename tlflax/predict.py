@@ -115,8 +115,11 @@ class Predictor:
         # Always the same shape, so that the step is compiled once.
         padded = np.zeros((rows, *batch.shape[1:]), np.uint8)
         padded[: len(batch)] = batch
-        log_p = self._evaluate(self.variables, {"image": padded})
-        return np.exp(np.asarray(log_p))[: len(batch)]
+        return self.classify(padded)[: len(batch)]
+
+    def classify(self, batch: np.ndarray) -> np.ndarray:
+        """Probabilities ``[B, K]`` of uint8 pixels ``[B, H, W, 3]`` of the network's own size."""
+        return np.exp(np.asarray(self._evaluate(self.variables, {"image": batch})))
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from tlflax.convert.tensors import save_variables
 from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
+from tlflax.evaluate.metrics import write_predictions
 from tlflax.features.caching import Caching
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
@@ -266,6 +267,9 @@ def fit(
             "epochs": scratch.stages[0]["epochs"],
         }
     shown = tested or validated
+    if scratch is not None:
+        rival = workdir / "baseline" / "predictions.csv"
+        write_predictions(rival, shown["scratch"], model.classes)
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
     result.write(data.test if tested else data.val, config or {}, model.classes)
     print(result.headline())

@@ -22,6 +22,8 @@ import ml_collections
 from tlflax import config as configs
 from tlflax import run as runs
 from tlflax.atomic import replacing
+from tlflax.comparison.build import Comparison, compare
+from tlflax.comparison.speed import measure
 from tlflax.errors import ConfigError, TlflaxError, suggest
 from tlflax.features.caching import Caching
 from tlflax.result import Run
@@ -34,15 +36,16 @@ def is_study(config: Any) -> bool:
     return isinstance(config, ml_collections.ConfigDict | Mapping) and bool(config.get("runs"))
 
 
-def study(config: Any, workdir: Path, command: Sequence[str] = ()) -> list[Run]:
-    """Trains every run of a config; those that are finished are opened.
+def study(config: Any, workdir: Path, command: Sequence[str] = ()) -> Comparison:
+    """Trains every run of a config and compares them; those that are finished are opened.
 
     Everything that can be wrong in any of them before its data is read stops the study before
     the first one begins.
 
     Args:
       config: ConfigDict or mapping with the key ``runs``.
-      workdir: folder of the run directories; an interrupted study goes on in it.
+      workdir: folder of the run directories and of the comparison (compare.html ...); an
+        interrupted study goes on in it.
       command: what was typed, for the reports.
 
     Raises:
@@ -62,12 +65,17 @@ def study(config: Any, workdir: Path, command: Sequence[str] = ()) -> list[Run]:
     facts = {"runs": list(entries), "command": shlex.join(command)}
     with replacing(workdir / configs.STUDY) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    results = []
     for i, (name, c) in enumerate(entries.items(), 1):
         print(f"\nrun {i} of {len(entries)}: {name}")
         with _named(name):
-            results.append(runs.run(c, workdir / name, command))
-    return results
+            runs.run(c, workdir / name, command)
+    folders = [workdir / name for name in entries]
+    # All together where one is missing: measured under the same load they can be compared.
+    if not all("inference" in Run.open(folder).results for folder in folders):
+        measure(folders)
+    found = compare(folders, workdir)
+    print(f"\n{found.table()}\n\n{found.words}\n\ncomparison: {workdir / 'compare.html'}")
+    return found
 
 
 def read_runs(config: Any) -> dict[str, dict[str, Any]]:

@@ -1,20 +1,18 @@
 """The report as one page that needs nothing but itself: no network, no scripts."""
 
-import base64
 import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from tlflax.atomic import replacing
 from tlflax.evaluate.metrics import UNKNOWN, Predictions
 from tlflax.report import plots, style
+from tlflax.report.page import data_uri, figure, render
 
 MISTAKES = 12
 """Thumbnails of the most confident mistakes."""
@@ -29,11 +27,6 @@ THUMBNAIL = 192
 """Longer side of a thumbnail in pixels: twice its size on the page."""
 
 Thumbnail = Callable[[int], np.ndarray | None]
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Packs a picture into an address that needs no request."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def picture(image: np.ndarray | None) -> str | None:
@@ -66,18 +59,6 @@ def picture(image: np.ndarray | None) -> str | None:
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     small.save(stream, "jpeg", quality=85)
     return data_uri(stream.getvalue(), "jpeg")
-
-
-def _figure(draw: Callable[..., None], *arguments: Any, **options: Any) -> dict[str, Any]:
-    """Draws for light and dark pages; the size is in CSS pixels."""
-    found: dict[str, Any] = {}
-    for name, dark in (("light", False), ("dark", True)):
-        stream = io.BytesIO()
-        draw(*arguments, stream, dark=dark, **options)
-        found[name] = data_uri(stream.getvalue(), "png")
-        with Image.open(stream) as image:
-            found["width"], found["height"] = image.width // 2, image.height // 2
-    return found
 
 
 def _mistakes(
@@ -169,11 +150,11 @@ def _view(
             if group["stages"]
         ],
         "dashed": bool(baseline_history),
-        "curves": _figure(
+        "curves": figure(
             plots.curves, history, baseline_history, best_step=report.get("best_step")
         ),
         "chosen": plots.chosen(history, report.get("best_step")),
-        "confusion": _figure(plots.confusion, summary["confusion"], class_names),
+        "confusion": figure(plots.confusion, summary["confusion"], class_names),
         "confusions": _confusions(summary, class_names),
         "classes": _classes(summary),
         "many": len(class_names) > MANY,
@@ -215,24 +196,9 @@ def write_html(
       thumbnail: gives the picture of prediction ``i`` ([H, W, 3] uint8), or None.
       config: the configuration of the run.
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters.update(
-        percent=style.percent,
-        certainty=style.certainty,
-        interval=style.interval,
-        points=style.points,
-        thousands=style.count,
-        number=style.number,
-        duration=style.duration,
-        day=style.day,
-        shorten=style.shorten,
-    )
-    environment.tests["finite"] = style.finite
-    source = files("tlflax.report").joinpath("template.html").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
-        _view(report, history, baseline_history, predictions, thumbnail, config)
+    page = render(
+        "template.html",
+        _view(report, history, baseline_history, predictions, thumbnail, config),
     )
     with replacing(path) as temporary:
         # A file name that is not valid UTF-8 must not cost the user the whole report.

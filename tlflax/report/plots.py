@@ -11,13 +11,13 @@ from tlflax.report.canvas import DPI, WIDTH, Target, drawing, new_figure, plain_
 from tlflax.report.matrix import confusion
 from tlflax.report.style import DARK, LIGHT, finite, shorten
 
-__all__ = ["chosen", "confusion", "curves"]
+__all__ = ["chosen", "confusion", "curves", "limit_accuracy", "limit_loss", "series"]
 
 LEVEL = 13
 """Points from one level of stage names to the next."""
 
 
-def _series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+def series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Returns the epochs and values of the rows in which both are finite."""
     found = [(r["epoch"], r[key]) for r in rows if finite(r.get("epoch")) and finite(r.get(key))]
     found.sort(key=lambda pair: pair[0])
@@ -85,7 +85,7 @@ def _draw_stages(axes: Sequence[Axes], spans: list, colours: dict[str, str]) -> 
     return 1 + max((level for _, _, level in placed), default=0)
 
 
-def _limit_loss(ax: Axes, values: list[float]) -> None:
+def limit_loss(ax: Axes, values: list[float]) -> None:
     """Chooses the loss axis: from zero, or logarithmic where early losses dwarf the rest."""
     ax.set_ylabel("loss")
     if not values:
@@ -102,7 +102,7 @@ def _limit_loss(ax: Axes, values: list[float]) -> None:
         ax.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _limit_accuracy(ax: Axes, values: list[float]) -> None:
+def limit_accuracy(ax: Axes, values: list[float]) -> None:
     """Chooses the accuracy axis: up to 100%, down to the tenth below the lowest value."""
     ax.set_ylabel("accuracy")
     low = np.floor(10 * (min(values) - 0.02)) / 10 if values else 0.0
@@ -153,9 +153,9 @@ def curves(
             ax.grid(axis="y", color=colours["grid"], lw=0.8)
             ax.set_xlim(-0.015 * end, 1.015 * end)
             lines = [
-                ("train", "training", _series(history, f"train_{metric}"), "-", "o"),
-                ("validation", "validation", _series(history, f"val_{metric}"), "-", "s"),
-                ("baseline", "validation, from scratch", _series(baseline, f"val_{metric}"),
+                ("train", "training", series(history, f"train_{metric}"), "-", "o"),
+                ("validation", "validation", series(history, f"val_{metric}"), "-", "s"),
+                ("baseline", "validation, from scratch", series(baseline, f"val_{metric}"),
                  (0, (4, 2)), "^"),
             ]  # fmt: skip
             values = []
@@ -172,7 +172,7 @@ def curves(
                     mfc="none", mec=colours["ink"], clip_on=False, ls="",
                     label="chosen by validation",
                 )  # fmt: skip
-            (_limit_loss if metric == "loss" else _limit_accuracy)(ax, values)
+            (limit_loss if metric == "loss" else limit_accuracy)(ax, values)
             ax.yaxis.label.set_color(colours["ink"])
             ax.tick_params(which="minor", length=0, labelsize=8, labelcolor=colours["muted"])
             if not values:

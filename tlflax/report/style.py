@@ -72,6 +72,22 @@ def points(difference: float | None) -> str:
     return f"{sign}{abs(value):.1f} {unit}"
 
 
+def points_of(fraction: float) -> str:
+    """Writes 0.024 as ``2.4``, the number of percentage points without sign of plus."""
+    # Rounded first: a difference of -0.0001 is 0.0, without a sign.
+    value = round(100 * fraction, 1) + 0.0
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def small_p(p: float) -> str:
+    """Writes a p value as ``p = .004`` or ``p < .001``."""
+    if p < 0.0005:
+        return "p < .001"
+    if p > 0.995:
+        return "p = 1"
+    return f"p = {p:.3f}".replace("0.", ".") if p < 0.0995 else f"p = {p:.2f}".replace("0.", ".")
+
+
 def count(value: int | float | None) -> str:
     """Writes 8975264 as ``8,975,264``."""
     return f"{value:,.0f}" if finite(value) else ABSENT

@@ -1,0 +1,290 @@
+"""The comparison itself: rows, pairs, advice; as JSON, CSV, page, pictures and words."""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tlflax.atomic import replacing
+from tlflax.comparison.advice import advise, pareto, standard_error
+from tlflax.comparison.entry import Entry, find_runs, names_of, read_entries
+from tlflax.comparison.pairs import Pair, compare_pairs
+from tlflax.comparison.table import COLUMNS, Table
+from tlflax.errors import ConfigError, suggest
+from tlflax.result import Picture
+
+PLOTS = ("accuracy", "curves", "parameters", "trained_parameters", "epoch_seconds", "speed")
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+      content: what compare.json holds.
+      histories: row name -> rows of its metrics.jsonl.
+    """
+
+    content: dict[str, Any]
+    histories: dict[str, list[dict[str, Any]]]
+
+    @property
+    def words(self) -> str:
+        """Recommendation, pairs and notes, one sentence a line."""
+        c = self.content
+        lines = [a["words"] for a in c["recommendation"].values()] + [c["caution"]]
+        return "\n".join([*lines, *(p["words"] for p in c["pairs"]), *c["notes"]])
+
+    def table(self) -> Table:
+        """One row a run, for a terminal or a notebook."""
+        return Table(self.content["runs"])
+
+    def plot(self, kind: str = "accuracy") -> Picture:
+        """A picture.
+
+        Args:
+          kind: ``accuracy``, ``curves``, or accuracy over ``parameters``,
+            ``trained_parameters``, ``epoch_seconds`` or ``speed``.
+
+        Raises:
+          ConfigError: another kind.
+        """
+        from tlflax.report import compare_plots
+
+        if kind not in PLOTS:
+            hint = suggest(str(kind), PLOTS)
+            raise ConfigError(f"unknown plot {kind!r}{hint} (of {', '.join(PLOTS)})")
+        buffer = io.BytesIO()
+        compare_plots.draw(kind, self.content, self.histories, buffer)
+        return Picture(buffer.getvalue())
+
+    def write(self, out: Path) -> None:
+        """Writes compare.json, compare.csv, the plots and compare.html.
+
+        Raises:
+          ConfigError: the folder cannot be written to.
+        """
+        from tlflax.report import compare_plots
+        from tlflax.report.compare_page import write_page
+        from tlflax.report.document import to_json
+
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {out}: {error.strerror}") from error
+        with replacing(out / "compare.json") as temporary:
+            temporary.write_text(to_json(self.content) + "\n", encoding="utf-8")
+        with (
+            replacing(out / "compare.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for row in self.content["runs"]:
+                writer.writerow(
+                    ["" if v is None else v for v in (f(row) for f in COLUMNS.values())]
+                )
+        for kind in PLOTS:
+            with replacing(out / f"compare_{kind}.png") as temporary:
+                compare_plots.draw(kind, self.content, self.histories, temporary)
+        write_page(out / "compare.html", self.content, self.histories)
+
+
+def compare(
+    runs: Sequence[Any], out: str | Path | None = None, *, speed: bool = False
+) -> Comparison:
+    """Compares finished runs.
+
+    Args:
+      runs: run directories, folders of studies, or `tlflax.result.Run` objects.
+      out: folder for compare.json, compare.csv, compare.html and pictures; ``None`` writes none.
+      speed: measure inference now (all networks, one after the other) and store the result in
+        each report.json; otherwise only what is stored there is shown.
+
+    Raises:
+      ConfigError: no finished run in a folder, or a damaged file.
+    """
+    if isinstance(runs, str | Path) or not isinstance(runs, Sequence):
+        runs = [runs]
+    folders, notes = find_runs([getattr(run, "folder", run) for run in runs])
+    if speed:
+        from tlflax.comparison.speed import measure
+
+        measure(folders)
+    entries: list[Entry] = []
+    for folder, name in zip(folders, names_of(folders), strict=True):
+        entries += read_entries(folder, name)
+    pairs, more = compare_pairs(entries)
+    content = _content(entries, pairs, [*notes, *more])
+    found = Comparison(content, {e.name: e.history for e in entries})
+    if out is not None:
+        found.write(Path(out))
+    return found
+
+
+def _content(entries: Sequence[Entry], pairs: Sequence[Pair], notes: list[str]) -> dict[str, Any]:
+    runs = [e for e in entries if e.of is None]
+    split = "test" if any(e.scores["test"] for e in runs) else "validation"
+    speeds, comparable = _speeds(runs)
+    alone = _seconds_alone(entries)
+    rows = [_row(e, speeds.get(e.of or e.name), alone[e.name]) for e in entries]
+    own = [row for row in rows if row["baseline_of"] is None]
+    names = {row["name"] for row in own}
+    among = [p for p in pairs if p.first in names and p.second in names]
+    # What was measured on another device or in other batches is shown, but ranks nothing.
+    ranked = own if comparable else [row | {"images_per_second": None} for row in own]
+    advice = advise(ranked, among, split)
+    front = pareto(ranked)
+    return {
+        "split": split,
+        "runs": rows,
+        "pairs": [pair.content() for pair in pairs],
+        "recommendation": advice,
+        "within_reach": _reach(own, advice),
+        "pareto": front,
+        "caution": _caution(split, own),
+        "notes": [*notes, *_differences(runs, comparable), *_reused(entries, alone)],
+    }
+
+
+def _row(entry: Entry, speed: float | None, alone: float) -> dict[str, Any]:
+    inference = None if entry.of else entry.report.get("inference")
+    keys = ("accuracy", "accuracy_ci95", "n", "loss")
+    return {
+        "name": entry.name,
+        "folder": str(entry.folder),
+        "baseline_of": entry.of,
+        "backbone": entry.report["backbone"],
+        "endpoint": entry.report["endpoint"],
+        "parameters": entry.parameters,
+        "epochs": entry.epochs,
+        "seconds": round(alone, 3),
+        "seconds_measured": round(entry.seconds, 3),
+        "seconds_per_epoch": round(entry.seconds_per_epoch, 4),
+        **{s: {k: v[k] for k in keys} if v else None for s, v in entry.scores.items()},
+        "images_per_second": speed,
+        "inference": inference,
+        "stages": [
+            {k: s[k] for k in ("name", "epochs", "seconds", "trainable_parameters")}
+            for s in entry.stages
+        ],
+        "seed": entry.report.get("seed"),
+        "warnings": entry.report.get("warnings") or [],
+    }
+
+
+def _speeds(runs: Sequence[Entry]) -> tuple[dict[str, float], bool]:
+    """Images/s by run, and whether all were measured alike.
+
+    Runs of one network share the median of theirs: what differs between them is noise.
+    """
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for run in runs:
+        if run.report.get("inference"):
+            groups[run.architecture or run.name].append(run)
+    found = {
+        run.name: statistics.median(r.report["inference"]["images_per_second"] for r in group)
+        for group in groups.values()
+        for run in group
+    }
+    keys = ("device", "batch_size", "precision")
+    ways = {tuple(r.report["inference"].get(k) for k in keys) for r in runs if r.name in found}
+    return found, len(ways) <= 1
+
+
+def _seconds_alone(entries: Sequence[Entry]) -> dict[str, float]:
+    """Seconds of each row, had it computed all its frozen features itself.
+
+    The first of several runs computes what the others find on disk. Their share is put back at
+    the rate at which some run among the compared computed the same features.
+    """
+    rates: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+
+    def key(entry: Entry, facts: dict[str, Any]) -> tuple[Any, ...]:
+        return entry.report["backbone"], facts.get("boundary"), facts.get("views")
+
+    for entry in entries:
+        for facts in entry.features:
+            if facts.get("computed") and facts.get("seconds"):
+                rates[key(entry, facts)].append(facts["seconds"] / facts["computed"])
+    found = {}
+    for entry in entries:
+        more = 0.0
+        for facts in entry.features:
+            known = rates.get(key(entry, facts))
+            if facts.get("reused") and known:
+                more += facts["reused"] * statistics.median(known)
+        found[entry.name] = entry.seconds + more
+    return found
+
+
+def _reused(entries: Sequence[Entry], alone: dict[str, float]) -> list[str]:
+    reusing = [e for e in entries if any(f.get("reused") for f in e.features)]
+    told = [e.name for e in reusing if alone[e.name] > e.seconds]
+    other = [e.name for e in reusing if alone[e.name] == e.seconds]
+    notes = []
+    if told:
+        notes.append(
+            f"Seconds of {', '.join(told)} contain the time that another run took for the frozen "
+            "features these runs share; what each took itself is seconds_measured in compare.json."
+        )
+    if other:
+        notes.append(
+            f"Seconds of {', '.join(other)} are too few: frozen features were found on disk, "
+            "computed by a run that is not compared here."
+        )
+    return notes
+
+
+def _reach(rows: Sequence[dict[str, Any]], advice: dict[str, Any]) -> dict[str, Any] | None:
+    """The one-standard-error rule in numbers."""
+    best = next((r for r in rows if r["name"] == advice["accuracy"]["run"]), None)
+    if best is None or len(rows) < 2:
+        return None
+    error = standard_error(best)
+    low = best["validation"]["accuracy"] - error
+    near = [r["name"] for r in rows if r["validation"] and r["validation"]["accuracy"] >= low]
+    return {"of": best["name"], "standard_error": error, "n": best["validation"]["n"], "runs": near}
+
+
+def _caution(split: str, rows: Sequence[dict[str, Any]]) -> str:
+    if split == "validation":
+        return (
+            "There is no test split: these are accuracies on the validation images, which also "
+            "chose the state of each run, and choosing a run by them is choosing on validation; "
+            "expect a little less on new images."
+        )
+    if len(rows) < 2:
+        return "Validation images chose the state of the run; the test images chose nothing."
+    return (
+        "Choosing between runs by their test results would make the test images validation "
+        "images; the recommendation ranks by validation accuracy, and the test accuracies are "
+        "the estimate of what was chosen."
+    )
+
+
+def _differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
+    """What besides the intended may differ between runs."""
+    notes = []
+    seeds = {str(r.report.get("seed")) for r in runs}
+    if len(seeds) > 1:
+        notes.append(f"The runs have different seeds ({', '.join(sorted(seeds))}).")
+    data = {(r.report["data"] or {}).get("fingerprint") for r in runs}
+    if len(data) > 1:
+        notes.append(
+            "The runs were not trained, validated and tested on the same images: differences "
+            "between them are due to the images as well."
+        )
+    if not comparable:
+        notes.append(
+            "Inference was measured on different devices or in different batches: images/s are "
+            "not compared; measure again with --speed."
+        )
+    missing = [r.name for r in runs if not r.report.get("inference")]
+    if missing:
+        notes.append(f"Inference was not measured for {', '.join(missing)}; --speed does it.")
+    return notes
