@@ -12,7 +12,7 @@ test split tests once.
                  frozen, average, Dense 128, Dropout 0.5; 10 epochs. InceptionV3 takes 75 px at
                  least: images are enlarged (--config.image_size=96 enlarges them for any network)
   literal        vgg16_tune as the tutorial's code has it, with the warning that it deserves
-Several runs, compared on the same test images in WORKDIR/compare (the tutorial's exercises):
+Several runs, compared on the same test images in WORKDIR/compare.html (the tutorial's exercises):
   study_ways     scratch, features, fine-tuned
   study_depth    none, the last quarter, the last half, all of the blocks fine-tuned
   study_networks the networks above; others: study_networks=vgg16,mobilenet_v2_0.35

@@ -8,7 +8,7 @@ Variants: NETWORK is resnet50_v2 or efficientnet_b0, the tutorial's two feature 
   NETWORK_fine_tuned   then 5 epochs of its last quarter as well, at a tenth of the rate
   NETWORK_full         then 5 epochs of all of it, from the pretrained start, at a tenth of the rate
   literal              resnet50_v2 as the tutorial's code has it, with the warning that it deserves
-Several runs, compared on the same test images in WORKDIR/compare:
+Several runs, compared on the same test images in WORKDIR/compare.html:
   both                 the two networks as they are
   modes                the three kinds of transfer, of resnet50_v2
 
