@@ -14,7 +14,8 @@ Several runs, compared on the same test images in WORKDIR/compare.html:
 
 What the tutorial gets wrong, and what this does instead: the 2,500 test images are the validation
 images. Here 15 of the 75 training images a class are cut out for validation (75 labelled images a
-class are all there is); the test images are read once. (Pixels / 255 are right for these modules.)
+class are all there is); the test images are read once. (Pixels / 255, which the tutorial gives to
+the modules, are right: what the modules make of them is part of the networks here.)
 
 Every run has TensorBoard files (``tensorboard --logdir runs``), keeps its best checkpoint by
 validation, and stops when three epochs in a row bring nothing better.

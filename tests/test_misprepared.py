@@ -7,7 +7,7 @@ from tiny import quick_compilation as quick_compilation
 
 import tlflax as tl
 from tlflax.backbones.table import ZOO
-from tlflax.convert.own_contract import CONTRACTS
+from tlflax.convert.own_contract import CONTRACTS, other_contract
 from tlflax.errors import ConfigError
 from tlflax.model import Architecture, Model
 from tlflax.predict import Predictor
@@ -44,18 +44,27 @@ def test_a_255th_is_wrong_for_keras_networks(backbone, needs):
 def test_the_right_one_is_not_warned_of():
     assert model("vgg16", "caffe", 32).misprepared == ""
     assert model("mobilenet_v2_0.35", "tf", 32).misprepared == ""
-    # The tutorial on hub modules is right: they want 0..1.
-    assert model("hub_resnet50_v2", "unit", 32).misprepared == ""
-    # The same arithmetic in other words: (x / 255 - 0.5) / 0.5.
-    assert model("vit_s16", "tf", 224).misprepared == ""
     assert model("vgg16", "auto", 32).misprepared == ""
+
+
+def test_the_same_arithmetic_in_other_words_is_the_same():
+    # (x / 255 - 0.5) / 0.5 and x / 127.5 - 1.
+    right = ZOO["vit_s16"].contract
+    found = other_contract(right, "tf")
+    assert found != right and found.same_pixels(right)
+    for name in ("raw", "unit", "torch", "caffe"):
+        assert not other_contract(right, name).same_pixels(right)
+    # The network of a hub module has what the module does to pixels in 0..1 in its own contract.
+    hub = ZOO["hub_resnet50_v2"].contract
+    assert other_contract(hub, "tf").same_pixels(hub)
 
 
 def test_every_network_takes_every_contract():
     for spec in ZOO.values():
         assert spec.options["contract"] == spec.contract, spec.name
         for name in CONTRACTS if spec.contract.order != "L" else ("raw", "unit", "tf"):
-            Architecture(spec.name, "auto", ("a", "b"), 0, preprocessing=name)
+            found = other_contract(spec.contract, name)
+            assert (found.method, found.fit) == (spec.contract.method, spec.contract.fit)
 
 
 def test_mistakes():

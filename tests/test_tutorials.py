@@ -1,6 +1,7 @@
 """The five tutorials: every mistake they make is caught, every variant of their configs holds."""
 
 import copy
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -62,16 +63,18 @@ def resolved(name, variant, own, **changes):
     return read_runs(config) if is_study(config) else {"": configs.resolve(config)}
 
 
+# Tracing the large networks takes a second each, and many variants share one.
+once = functools.cache(open_model)
+
+
 def opened(c, classes=("a", "b")):
     """Model, stages and policies of a resolved config, without weights: fast."""
     stages = read_stages(c["stages"], c["augment"])
-    model = open_model(
-        Architecture(
-            c["backbone"], c["endpoint"], classes, c["image_size"], c["head"], c["hidden"],
-            c["dropout"], c["activation"], c["output"],
-        ),
-        c["preprocessing"],
+    architecture = Architecture(
+        c["backbone"], c["endpoint"], classes, c["image_size"], c["head"], c["hidden"],
+        c["dropout"], c["activation"], c["output"],
     )  # fmt: skip
+    model = once(architecture, c["preprocessing"])
     return model, stages, [model.policy(stage) for stage in stages]
 
 
@@ -146,12 +149,11 @@ def test_tutorial_1_a_255th_to_each_of_its_networks(backbone):
 
 def test_tutorial_0_the_last_30_layers_lie_above_the_cut():
     # base_model.layers[281:311] of the whole InceptionV3: mixed9 to mixed10.
-    for rule in ("from mixed9", "mixed10", "conv2d_93"):
+    for rule in ("from mixed9", "mixed10", "mixed1?"):
         (c,) = resolved("horses_humans_inception_v3", "tune", None, tune=rule).values()
         with pytest.raises(PolicyError) as caught:
             opened(c)
-        assert "lies above the cut at mixed7" in str(caught.value)
-        assert "name a block up to mixed7 or cut higher" in str(caught.value)
+        assert "above the cut at mixed7" in str(caught.value)
     # What the line amounts to: in both stages the head alone trains, at another rate.
     (c,) = resolved("horses_humans_inception_v3", "literal", None).values()
     _, stages, (first, second) = opened(c)
