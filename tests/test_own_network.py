@@ -99,8 +99,6 @@ def test_mistakes_are_named(model, tmp_path):
         run(config(model, stages=({"name": "t", "epochs": 1, "train": ("from tale",)},)), tmp_path)
     with pytest.raises(ConfigError, match="brings its own weights"):
         run(config(model, weights="other.h5"), tmp_path)
-    with pytest.raises(ConfigError, match="is for a Keras model of your own"):
-        run(config("glyph_cnn", preprocessing="unit"), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 

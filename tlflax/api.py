@@ -118,6 +118,7 @@ def classifier(
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
     activation: str = "relu",
+    output: str = "softmax",
     preprocessing: str = "auto",
 ) -> Classifier:
     """Builds a classifier.
@@ -133,8 +134,10 @@ def classifier(
       hidden: widths of hidden layers in the head.
       dropout: rate before the logits.
       activation: of the hidden layers.
+      output: ``softmax``, or for two classes ``sigmoid``: one unit and binary cross entropy.
       preprocessing: how images are prepared for a Keras model of your own: ``auto``, ``raw``,
-        ``unit``, ``unit_bgr``, ``tf``, ``torch``, ``caffe``.
+        ``unit``, ``unit_bgr``, ``tf``, ``torch``, ``caffe``. A network of the zoo knows its own:
+        with another one its report says what is wrong.
 
     Raises:
       TlflaxError: unknown name, unreadable weights, value out of range.
@@ -142,7 +145,7 @@ def classifier(
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
         raise ConfigError(f"classes must be a number of at least 2, got {classes!r}")
     names = tuple(str(i) for i in range(classes))
-    shape = (image_size, head, tuple(hidden), dropout, activation)
+    shape = (image_size, head, tuple(hidden), dropout, activation, output)
     model = open_model(Architecture(backbone, endpoint, names, *shape), preprocessing)
     return Classifier(model, model.pretrained(weights, weights_dir or None), bool(image_size))
 
@@ -151,8 +154,8 @@ def dataset(
     source: str,
     *,
     image_size: int = 0,
-    val: float = 0.2,
-    test: float = 0.2,
+    val: float | str = 0.2,
+    test: float | str = 0.2,
     classes: Sequence[str] = (),
     per_class: int = 0,
     seed: int = 0,
@@ -165,7 +168,7 @@ def dataset(
       source: ``folder:PATH``, ``tfds:NAME[/CONFIG]`` or ``digits``.
       image_size: side in pixels at which a network sees them; 0 leaves it to the network.
       val: fraction (or number) of training images for validation, where the source has none.
-      test: the same for testing.
+      test: the same for testing; ``"val"`` makes the source's own validation images the test.
       classes: subset of class names.
       per_class: training images per class; 0 = all.
       seed: of the validation split and of ``per_class``.
@@ -210,6 +213,7 @@ def fit(
     select: str = "accuracy",
     cache: str = "auto",
     baseline: bool = False,
+    evaluate_start: bool = False,
 ) -> Run:
     """Trains, evaluates once on the test split, writes the report.
 
@@ -226,6 +230,7 @@ def fit(
       cache: ``auto`` keeps the output of frozen blocks on disk wherever training is the same,
         ``off`` never, ``views:K`` also with augmentation, in K fixed versions of each image.
       baseline: also train the same network from scratch.
+      evaluate_start: also evaluate the pretrained network with its untrained head.
     """
     from tlflax import config as configs
     from tlflax import run as runs
@@ -248,6 +253,7 @@ def fit(
         "select": select,
         "cache": cache,
         "baseline": baseline,
+        "evaluate_start": evaluate_start,
     }
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
@@ -264,5 +270,6 @@ def fit(
         select=select,
         caching=caching,
         baseline=runs.scratch_stage(chosen) if baseline else None,
+        evaluate_start=evaluate_start,
         config=config,
     )

@@ -7,7 +7,7 @@ in `stages` through ``config.get_ref``) are added inside ``with config.unlocked(
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ DEFAULTS: dict[str, Any] = {
     # Data. folder:PATH | tfds:NAME[/CONFIG] | digits
     "data": "",
     "data_dir": "",  # where prepared tfds datasets are
-    "data_splits": {"val": 0.2, "test": 0.2},  # cut only where the source has no such split
+    # Cut only where the source has no such split; a fraction or a number of images. test="val":
+    # its own validation images are the test images. val="test": the other way round, and wrong.
+    "data_splits": {"val": 0.2, "test": 0.2},
     "classes": (),  # subset of class names, () = all
     "per_class": 0,  # training images per class, 0 = all
     "on_bad_image": "error",  # or "skip": leave it out and record it
@@ -33,11 +35,13 @@ DEFAULTS: dict[str, Any] = {
     "endpoint": "auto",
     "weights": "official",  # official | none | PATH
     "weights_dir": "",
-    "preprocessing": "auto",  # of an own model: raw, unit, unit_bgr, tf, torch, caffe
+    # Of an own model: raw, unit, unit_bgr, tf, torch, caffe. A network of the zoo knows its own.
+    "preprocessing": "auto",
     "head": "gap",  # or flatten
     "hidden": (),
     "dropout": 0.0,
     "activation": "relu",
+    "output": "softmax",  # or "sigmoid": one unit, for two classes
     # Training.
     "stages": (),
     "batch_size": 32,
@@ -49,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "cache": "auto",
     "cache_gb": 20.0,  # largest size of it on disk; what was not used for longest is deleted
     "cache_dtype": "float32",  # or "bfloat16": half the space, no longer the same to the last bit
+    "evaluate_start": False,  # also evaluate the start: pretrained blocks, untrained head
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
@@ -87,6 +92,24 @@ def base(**changes: Any) -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(DEFAULTS | changes)
     config.lock()
     return config
+
+
+def variant(arg: str | None, variants: Iterable[str]) -> str:
+    """The variant that the argument of a config (``configs/NAME.py:ARG``) names.
+
+    Args:
+      arg: as ``get_config`` got it; empty for the first variant.
+      variants: names, in order.
+
+    Raises:
+      ConfigError: there is no such variant.
+    """
+    names = tuple(variants)
+    if arg and arg not in names:
+        raise ConfigError(
+            f"unknown variant {arg!r}{suggest(arg, names)} (variants: {', '.join(names)})"
+        )
+    return arg or names[0]
 
 
 def plain(value: Any) -> Any:

@@ -14,10 +14,18 @@ ACTIVATIONS = {
     "tanh": nn.tanh,
 }
 POOLS = ("gap", "flatten")
+OUTPUTS = ("softmax", "sigmoid")
 
 
-def check_head(pool: str, activation: str, dropout: float) -> None:
+def check_head(pool: str, activation: str, dropout: float, output: str, classes: int) -> None:
     """Raises `ConfigError` where a head option has no meaning."""
+    if output not in OUTPUTS:
+        raise ConfigError(f"unknown output {output!r}{suggest(output, OUTPUTS)} (softmax, sigmoid)")
+    if output == "sigmoid" and classes != 2:
+        raise ConfigError(
+            f"output='sigmoid' is one unit, for two classes; there are {classes}: leave it out "
+            "(softmax)"
+        )
     if pool not in POOLS:
         raise ConfigError(f"unknown head {pool!r}{suggest(pool, POOLS)} (gap or flatten)")
     if activation not in ACTIVATIONS:
@@ -39,11 +47,15 @@ class Head(nn.Module):
     """Pooling, optional hidden layers, dropout, logits.
 
     Attributes:
-      classes: number of classes; the output is softmax logits also for two classes.
+      classes: number of classes.
       pool: ``gap`` (mean over the map, or over tokens) or ``flatten``.
       hidden: widths of the hidden layers.
       dropout: rate, applied before the logits layer.
       activation: name in `ACTIVATIONS`, after each hidden layer.
+      output: ``softmax``, one unit per class, or ``sigmoid``, one unit z for two classes: the
+        logits are then (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)), and softmax cross
+        entropy over them is binary cross entropy. Class 1 is the second name in sorted order, as
+        in Keras' ``flow_from_directory``.
     """
 
     classes: int
@@ -51,6 +63,7 @@ class Head(nn.Module):
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     activation: str = "relu"
+    output: str = "softmax"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -66,4 +79,6 @@ class Head(nn.Module):
             x = ACTIVATIONS[self.activation](dense(x))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         # Zero logits at the start: the first steps do not push noise into the backbone.
-        return nn.Dense(self.classes, kernel_init=nn.initializers.zeros, name="logits")(x)
+        units = 1 if self.output == "sigmoid" else self.classes
+        z = nn.Dense(units, kernel_init=nn.initializers.zeros, name="logits")(x)
+        return jnp.concatenate([jnp.zeros_like(z), z], -1) if self.output == "sigmoid" else z

@@ -17,6 +17,7 @@ from tlflax.backbones.chain import Chain
 from tlflax.backbones.names import resolve_endpoint
 from tlflax.backbones.spec import Contract, Spec
 from tlflax.convert.load import take
+from tlflax.convert.own_contract import other_contract
 from tlflax.convert.store import Weights, load_weights
 from tlflax.errors import ConfigError, ConvertError
 from tlflax.heads import Head, check_head
@@ -63,6 +64,9 @@ class Architecture:
       hidden: widths of the head's hidden layers.
       dropout: rate before the logits.
       activation: of the hidden layers.
+      output: ``softmax``, or ``sigmoid``: one unit for two classes (see `tlflax.heads.Head`).
+      preprocessing: ``auto``, or the name of another input contract than that of a zoo network's
+        weights (see `tlflax.convert.own_contract`).
       own: for a network that is not of the zoo, what rebuilds it: ``graph`` (JSON text) and
         ``contract`` (fields).
     """
@@ -75,7 +79,14 @@ class Architecture:
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
     activation: str = "relu"
+    output: str = "softmax"
+    preprocessing: str = "auto"
     own: Mapping[str, Any] | None = None
+
+    def check_head(self) -> None:
+        """Raises `ConfigError` where a head option has no meaning."""
+        options = (self.head, self.activation, self.dropout, self.output)
+        check_head(*options, len(self.classes))
 
 
 class Model:
@@ -96,7 +107,7 @@ class Model:
                 f"image_size {size} is too small for {self.spec.name}: it needs at least "
                 f"{self.spec.min_size} pixels"
             )
-        check_head(architecture.head, architecture.activation, architecture.dropout)
+        architecture.check_head()
         # Of training; a run's own matter, and no part of the architecture.
         self.precision = "float32"
         # Weights that came in the same file as the network.
@@ -141,9 +152,14 @@ class Model:
         return self.brought
 
     def with_classes(self, classes: tuple[str, ...]) -> "Model":
-        """The same network for other classes; nothing below the head is traced again."""
+        """The same network for other classes; nothing below the head is traced again.
+
+        Raises:
+          ConfigError: the head is for another number of them.
+        """
         other = copy.copy(self)
         other.architecture = dataclasses.replace(self.architecture, classes=tuple(classes))
+        other.architecture.check_head()
         for name in ("abstract", "anatomy", "_initialise"):
             other.__dict__.pop(name, None)
         return other
@@ -162,6 +178,24 @@ class Model:
         return other
 
     @property
+    def misprepared(self) -> str:
+        """The warning where `Architecture.preprocessing` is not what a zoo network's weights need.
+
+        An empty string where there is nothing to say.
+        """
+        a = self.architecture
+        if a.own is not None or a.preprocessing == "auto":
+            return ""
+        right, found = table.get(a.backbone).contract, self.spec.contract
+        if found.same_pixels(right):
+            return ""
+        return (
+            f"preprocessing={a.preprocessing!r} gives {a.backbone} pixels as {found.pixels()}; its "
+            f"weights were trained on {right.pixels()}: its features are not what they were "
+            "trained to be; leave preprocessing out"
+        )
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in label order."""
         return self.architecture.classes
@@ -174,7 +208,7 @@ class Model:
           remat: whether the backward pass recomputes each block (see `Chain`).
         """
         a = self.architecture
-        head = Head(len(a.classes), a.head, tuple(a.hidden), a.dropout, a.activation)
+        head = Head(len(a.classes), a.head, tuple(a.hidden), a.dropout, a.activation, a.output)
         chain = Chain(self.chain.blocks, self.chain.contract, live, self.precision, remat)
         return Classifier(chain, head, self.endpoint)
 
@@ -273,8 +307,13 @@ class Model:
 
 
 def _spec(a: Architecture) -> Spec:
-    if a.own is None:
+    if a.own is None and a.preprocessing == "auto":
         return table.get(a.backbone)
+    if a.own is None:
+        spec = table.get(a.backbone)
+        contract = other_contract(spec.contract, a.preprocessing)
+        options = spec.options | {"contract": contract}
+        return dataclasses.replace(spec, contract=contract, options=options)
     from tlflax.backbones.graph import graph_spec
 
     return graph_spec(a.backbone, a.own["graph"], Contract.read(a.own["contract"]))

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from tlflax.convert.readers import is_path
-from tlflax.errors import ConfigError
 from tlflax.model import Architecture, Model
 
 
@@ -13,8 +12,8 @@ def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model
 
     Args:
       architecture: ``backbone`` is a zoo name, or the path of a Keras model.
-      preprocessing: input contract of an own model (see `tlflax.convert.own`); a zoo network's
-        belongs to its weights.
+      preprocessing: input contract of an own model (see `tlflax.convert.own`). A zoo network's
+        belongs to its weights: another one is taken as it is, and `Model.misprepared` says so.
 
     Raises:
       TlflaxError: unknown network, or unreadable file.
@@ -27,9 +26,4 @@ def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model
         model = Model(dataclasses.replace(architecture, backbone=spec.name, own=own))
         model.brought = found
         return model
-    if preprocessing != "auto":
-        raise ConfigError(
-            f"preprocessing={preprocessing!r} is for a Keras model of your own; "
-            f"{architecture.backbone} prepares its images as its weights need it"
-        )
-    return Model(architecture)
+    return Model(dataclasses.replace(architecture, preprocessing=preprocessing))

@@ -61,10 +61,11 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         data_dir=c["data_dir"] or None,
     )
     scratch = scratch_stage(stages, c["baseline_epochs"], c["baseline_lr"])
+    model = model.with_classes(data.class_names)
     # Last: a start that failed above leaves nothing behind.
     configs.claim(workdir, c)
     return fit(
-        model.with_classes(data.class_names),
+        model,
         data,
         stages,
         weights=weights,
@@ -75,6 +76,7 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         select=c["select"],
         caching=caching,
         baseline=scratch if c["baseline"] else None,
+        evaluate_start=c["evaluate_start"],
         config=c,
         command=shlex.join(command),
     )
@@ -86,7 +88,7 @@ def prepare(c: Mapping[str, Any]) -> tuple[Model, list[Stage], Weights | None]:
     placeholder = ("0", "1")  # the class names are known only after the data has been read
     architecture = Architecture(
         c["backbone"], c["endpoint"], placeholder, c["image_size"],
-        c["head"], c["hidden"], c["dropout"], c["activation"],
+        c["head"], c["hidden"], c["dropout"], c["activation"], c["output"],
     )  # fmt: skip
     model = open_model(architecture, c["preprocessing"])
     for stage in stages:
@@ -149,6 +151,7 @@ def fit(
     select: str = "accuracy",
     caching: Caching | None = None,
     baseline: Stage | None = None,
+    evaluate_start: bool = False,
     config: dict[str, Any] | None = None,
     command: str = "",
 ) -> Run:
@@ -167,6 +170,8 @@ def fit(
       select: the best checkpoint on validation is the one with the best ``accuracy`` or ``loss``.
       caching: how the output of frozen blocks is kept.
       baseline: stage that trains the same network from scratch for comparison.
+      evaluate_start: whether the start (pretrained blocks, untrained head) is evaluated as well,
+        for the report's ``before``.
       config: recorded in the report.
       command: recorded in the report.
     """
@@ -182,6 +187,8 @@ def fit(
     placement = Placement()
     policies = [model.policy(stage) for stage in stages]
     notes = [*data.warnings, *(weights.notes if weights else ())]
+    # Random weights need no preparation in particular.
+    notes += [model.misprepared] if weights and model.misprepared else []
     notes += check_stages(stages, policies, batch_size, weights is not None)
     for stage, policy in zip(stages, policies, strict=True):
         print(f"\nstage {stage.name}: {stage.epochs} epochs, {stage.optimizer}, lr {stage.lr:g}")
@@ -213,10 +220,14 @@ def fit(
         # Init, then load, then (inside train) the optimizer: the only place with this order.
         start = model.init(seed, head_only=weights is not None)
         start = model.load(start, weights) if weights else start
+        # A copy: what is trained of it is gone after the first step.
+        before = jax.device_get(start) if evaluate_start else None
         tuned = job(workdir, stages, start)
         save_model(workdir, model, tuned, weights, seed)
         scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None
         finals = {"tuned": (tuned.variables, lowest_boundary(model, policies))}
+        if before is not None:
+            finals["before"] = (before, lowest_boundary(model, policies))
         if scratch is not None:
             finals["scratch"] = (scratch.variables, None)
         validated = predictions_of(streams, finals, "val", data.val)
@@ -225,6 +236,7 @@ def fit(
     report: dict[str, Any] = {
         "test": score_of(tested, "tuned", model.classes),
         "validation": score_of(validated, "tuned", model.classes),
+        "before": None,
         "baseline": None,
         "stages": tuned.stages,
         "backbone": model.spec.name,
@@ -242,6 +254,11 @@ def fit(
         "precision": model.precision,
         "device": str(jax.devices()[0].device_kind),
     }
+    if evaluate_start:
+        report["before"] = {
+            "test": score_of(tested, "before", model.classes),
+            "validation": score_of(validated, "before", model.classes),
+        }
     if scratch is not None:
         report["baseline"] = {
             "test": score_of(tested, "scratch", model.classes),

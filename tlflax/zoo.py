@@ -21,7 +21,7 @@ def summary() -> str:
     for s in ZOO.values():
         top1 = f"{s.top1:.1f}" if s.top1 else "-"
         count = f"{s.parameters:,}" if s.parameters else "-"
-        weights = s.source.file_name if s.source else f"in the package: {s.packaged}"
+        weights = s.source.file_name if s.source else _elsewhere(s)
         lines.append(f"{s.name:<23} {count:>11} {s.size:>5} {top1:>6}  {weights}")
     return "\n".join(lines)
 
@@ -52,7 +52,11 @@ def _open(name: str) -> tuple[Spec, list[str]]:
 def _origin(spec: Spec) -> str:
     if spec.form == "graph":
         return "in its file"
-    return spec.source.url if spec.source else "in the package"
+    return spec.source.url if spec.source else _elsewhere(spec)
+
+
+def _elsewhere(spec: Spec) -> str:
+    return f"in the package: {spec.packaged}" if spec.packaged else "none, for weights='none'"
 
 
 def details(name: str, size: int | None) -> str:

@@ -34,11 +34,19 @@ TUNE = {"train": ("block3",), "lr": 1e-4}
         ((HEAD, {"lr": 1e-4}), {}, None),
         ((HEAD, {"weight_decay": 1e-4, "optimizer": "sgd"}), {}, None),
         ((HEAD, {"augment": "flip"}), {}, None),
+        ((HEAD, TUNE, TUNE | {"lr": 1e-5, "augment": "flip"}), {}, None),
+        (({"stop": ("val_accuracy>=0.98",)},), {}, None),
         (({"train": (("head", 0), "block3")},), {}, None),
         ((HEAD, {"train": ("all",), "bn": "train"}), {"batch_size": 16}, None),
         # A stage that repeats the last one.
         ((HEAD, HEAD), {}, "trains exactly what 's0' trained"),
         ((HEAD, TUNE, TUNE), {}, "trains exactly what 's1' trained"),
+        # A stage that unfreezes nothing: tutorial 3.
+        ((HEAD, TUNE, TUNE | {"lr": 1e-5}), {}, "at another rate: it unfreezes nothing"),
+        ((HEAD, TUNE, TUNE | {"optimizer": "nadam"}), {}, "it unfreezes nothing"),
+        # Stopping on the training images: tutorial 0.
+        (({"stop": ("train_accuracy>=0.98",)},), {}, "stop at val_accuracy>=0.98 or with"),
+        (({"stop": ("train_loss<=0.1",)},), {}, "stop at val_loss<=0.1 or with"),
         # A fresh head together with the backbone at the same rate.
         (({"train": ("block3",)},), {}, "fresh head"),
         (({"train": (("block3", 0.5), ("head", 0.5))},), {}, "fresh head"),

@@ -15,6 +15,13 @@ def test_defaults_and_values():
     assert make_stage(vars(stage)) == stage  # a stage can be made from a stage
 
 
+def test_targets_on_training_images_are_told_apart():
+    # Tutorial 0 stops like this: legal, and warned of.
+    stop = parse_stop(("train_accuracy>=0.98", "val_loss<=0.1", "train_loss<=0.2"))
+    assert stop.on_training == ["train_accuracy>=0.98", "train_loss<=0.2"]
+    assert parse_stop(("val_accuracy>=0.98", "patience=3")).on_training == []
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -80,9 +87,8 @@ def test_stop(stop, expected):
 @pytest.mark.parametrize(
     ("stop", "says"),
     [
-        ("train_accuracy>=0.999", "never at training"),  # tutorial 0 stops like this
         ("accuracy>=0.999", "did you mean val_accuracy"),
-        ("test_accuracy>=0.9", "never at training or test"),
+        ("test_accuracy>=0.9", "never at test"),
         ("patience", "not understood"),
         ("patience=-1", "not understood"),
         ("patience=2.5", "not understood"),
@@ -91,6 +97,8 @@ def test_stop(stop, expected):
         ("val_accuracy>=1e", "not understood"),
         ("val_accuracy>=98", "in (0, 1]"),
         ("val_accuracy<=0.98", "val_accuracy>=X"),
+        ("train_accuracy>=98", "in (0, 1]"),
+        ("train_loss>=0.1", "train_loss<=X"),
         ("val_loss>=0.1", "val_loss<=X"),
     ],
 )

@@ -222,6 +222,25 @@ def test_stopping(tmp_path, monkeypatch, stop, results, epochs, best, why):
     assert why in stage["stopped"]
 
 
+def test_stopping_on_the_training_images_and_killed_before(tmp_path, monkeypatch):
+    history = tiny.fit(tmp_path / "all", {"epochs": 4}).history
+    losses = [row["train_loss"] for row in history]
+    assert losses == sorted(losses, reverse=True)
+    stage = {"epochs": 4, "stop": (f"train_loss<={(losses[1] + losses[2]) / 2}",)}
+    out = tiny.fit(tmp_path / "whole", stage)
+    assert len(out.history) == 3 and "train_loss <=" in out.stages[0]["stopped"]
+    # What is kept is chosen by the validation images all the same.
+    best = max(out.history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert out.best["step"] == best["step"]
+    with monkeypatch.context() as patch:
+        tiny.cut_at(patch, 7)
+        with pytest.raises(RuntimeError, match="killed"):
+            tiny.fit(tmp_path / "cut", stage)
+    again = tiny.fit(tmp_path / "cut", stage)
+    assert tiny.same(out.variables, again.variables)
+    assert tiny.rows(tmp_path / "cut") == tiny.rows(tmp_path / "whole")
+
+
 def test_checkpoints_keep_latest_and_best(tmp_path):
     # Saves at steps 1-4 with accuracy .5 .9 .7 .6, then one between evaluations.
     with Checkpoints(tmp_path / "c") as manager:

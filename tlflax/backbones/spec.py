@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,26 @@ class Contract:
 
     def sentence(self) -> str:
         """One line for people: ``RGB, x * 0.00784 - (1, 1, 1), ...``."""
+        resize = f"{self.method}{', antialiased' if self.antialias else ''}, {self.fit}"
+        return f"{self.pixels()}; resize {resize}"
+
+    def same_pixels(self, other: "Contract") -> bool:
+        """Whether both prepare the values alike; ``(x / 255 - 0.5) / 0.5`` is ``x / 127.5 - 1``."""
+        lines = [
+            [c.scale / s for s in c.std] + [m / s for m, s in zip(c.mean, c.std, strict=True)]
+            for c in (self, other)
+        ]
+        close = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(*lines, strict=True))
+        return self.order == other.order and close
+
+    def pixels(self) -> str:
+        """The part of it that is about values and channels."""
         text = f"{self.order}, x * {self.scale:.6g}"
         if any(self.mean):
             text += f" - ({', '.join(f'{m:g}' for m in self.mean)})"
         if any(s != 1.0 for s in self.std):
             text += f", / ({', '.join(f'{s:g}' for s in self.std)})"
-        resize = f"{self.method}{', antialiased' if self.antialias else ''}, {self.fit}"
-        return f"{text}; resize {resize}"
+        return text
 
 
 @dataclasses.dataclass(frozen=True)

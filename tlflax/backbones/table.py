@@ -8,6 +8,7 @@ from tlflax.backbones.spec import Contract, Spec
 from tlflax.errors import ConfigError, listing, suggest
 
 _GLYPH = Contract(order="L", scale=1 / 255, mean=(0.0,), std=(1.0,))
+_UNIT = Contract(scale=1 / 255)
 
 _OWN = (
     Spec(
@@ -20,6 +21,18 @@ _OWN = (
         packaged="glyph_cnn.safetensors",
         parameters=202_000,
         licence="Apache-2.0 (made by scripts/pretrain_quickstart.py)",
+    ),
+    # What tutorials train from scratch beside a pretrained network: three times 3x3 convolution,
+    # ReLU and pooling. There are no weights of it.
+    Spec(
+        name="simple_cnn",
+        build="tlflax.backbones.vgg:vgg",
+        options={"convolutions": (1, 1, 1), "contract": _UNIT, "widths": (32, 64, 128)},
+        contract=_UNIT,
+        size=32,
+        min_size=8,
+        parameters=93_248,
+        licence="no weights are published",
     ),
 )
 

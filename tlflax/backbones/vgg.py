@@ -1,4 +1,4 @@
-"""VGG16 and VGG19 (Simonyan and Zisserman, arXiv:1409.1556), Keras layer names.
+"""VGG16, VGG19 (Simonyan and Zisserman, arXiv:1409.1556) and their small sisters, Keras' names.
 
 Every convolution is a block of its own, so that any of them can be the boundary.
 """
@@ -37,15 +37,18 @@ class Pool(nn.Module):
         return max_pool(x, tap, self.name)
 
 
-def vgg(convolutions: tuple[int, ...], contract: Contract) -> Chain:
+def vgg(
+    convolutions: tuple[int, ...], contract: Contract, widths: tuple[int, ...] = _WIDTHS
+) -> Chain:
     """Builds a VGG chain without classifier.
 
     Args:
-      convolutions: number of 3x3 convolutions in each of the five groups.
+      convolutions: number of 3x3 convolutions in each group; a group ends with a pooling.
       contract: input contract.
+      widths: channels of each group.
     """
     blocks = []
-    for group, (count, width) in enumerate(zip(convolutions, _WIDTHS, strict=True), start=1):
+    for group, (count, width) in enumerate(zip(convolutions, widths, strict=True), start=1):
         for index in range(1, count + 1):
             blocks.append(BlockDef(f"block{group}_conv{index}", Conv, {"features": width}))
         blocks.append(BlockDef(f"block{group}_pool", Pool))

@@ -14,6 +14,7 @@ from tlflax.convert import hdf5
 from tlflax.convert.certificate import layout_certificate
 from tlflax.convert.keras_graph import KerasGraph, keras_graph
 from tlflax.convert.keras_model import KerasModel, read_keras_model
+from tlflax.convert.own_augment import misplaced_augmentation
 from tlflax.convert.own_contract import own_contract
 from tlflax.convert.readers import check_path
 from tlflax.convert.store import Weights, sha256
@@ -78,6 +79,8 @@ def open_own(path: Path, preprocessing: str = "auto") -> tuple[Spec, Weights]:
             f"its classifier {spec.top_layers[0]!r} comes after the default endpoint "
             f"{spec.default_endpoint!r} and is left out there",
         )
+    misplaced = misplaced_augmentation(model.config)
+    notes += (misplaced,) if misplaced else ()
     if '"mixed_' in json.dumps(model.config):
         notes += ("trained in mixed precision; it is computed in float32 here",)
     count = sum(len(w) for w in model.weights.values())

@@ -48,14 +48,34 @@ def own_contract(graph: Mapping[str, Any], preprocessing: str) -> tuple[Contract
     Raises:
       ConfigError: no such name, or one for colours where the network takes grey images.
     """
-    if preprocessing not in ("auto", *CONTRACTS):
+    name, why = (preprocessing, "") if preprocessing != "auto" else _guess(graph)
+    return _named(name, graph["input"][2] == 1), why
+
+
+def other_contract(given: Contract, preprocessing: str) -> Contract:
+    """The contract of a zoo network whose pixels are to be prepared in another way.
+
+    Args:
+      given: the right one; its resize rule stays.
+      preprocessing: a name of `CONTRACTS`.
+
+    Raises:
+      ConfigError: no such name, or one for colours where the network takes grey images.
+    """
+    found = _named(preprocessing, given.order == "L")
+    return dataclasses.replace(
+        given, order=found.order, scale=found.scale, mean=found.mean, std=found.std
+    )
+
+
+def _named(name: str, grey: bool) -> Contract:
+    if name not in CONTRACTS:
         raise ConfigError(
-            f"unknown preprocessing {preprocessing!r}{suggest(preprocessing, CONTRACTS)} "
+            f"unknown preprocessing {name!r}{suggest(name, CONTRACTS)} "
             f"(all: auto, {listing(CONTRACTS)})"
         )
-    name, why = (preprocessing, "") if preprocessing != "auto" else _guess(graph)
     contract = CONTRACTS[name]
-    if graph["input"][2] == 1:
+    if grey:
         if name not in ("raw", "unit", "tf"):
             raise ConfigError(
                 f"preprocessing {name!r} is for colour images and the network takes grey ones; "
@@ -64,7 +84,7 @@ def own_contract(graph: Mapping[str, Any], preprocessing: str) -> tuple[Contract
         contract = dataclasses.replace(
             contract, order="L", mean=contract.mean[:1], std=contract.std[:1]
         )
-    return contract, why
+    return contract
 
 
 def _guess(graph: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,6 +20,8 @@ _SCHEMES = ("folder:PATH", "tfds:NAME[/CONFIG]", "digits")
 _DEFAULT_SPLITS = {"val": 0.2, "test": 0.2}
 # The test cut does not follow the run's seed: several seeds are tested on the same images.
 _TEST_SEED = 0
+# How a validation split came to be that is none.
+_TEST_AS_VAL = "the test images"
 # Below this, one image is worth more than a percent of accuracy.
 _SMALL_TEST = 100
 
@@ -49,6 +51,11 @@ class Dataset:
     made: dict[str, str] = field(default_factory=dict)
 
     @property
+    def chosen_on_test(self) -> bool:
+        """Whether the validation images are the test images."""
+        return self.made.get("val") == _TEST_AS_VAL
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over class names and every (split, label, content hash): names no files."""
         h = hashlib.sha256("/".join(self.class_names).encode())
@@ -68,6 +75,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "counts": counts,
             "splits": "; ".join(f"{s}: {self.made[s]}" for s in counts if s in self.made),
+            "chosen_on_test": self.chosen_on_test,
             "skipped": list(self.skipped),
             "fingerprint": self.fingerprint,
         }
@@ -78,7 +86,7 @@ def load_dataset(
     *,
     classes: Sequence[str] = (),
     per_class: int = 0,
-    splits: Mapping[str, float | int] | None = None,
+    splits: Mapping[str, float | int | str] | None = None,
     seed: int = 0,
     on_bad_image: str = "error",
     data_dir: str | os.PathLike | None = None,
@@ -92,6 +100,10 @@ def load_dataset(
         per_class: training images per class; 0 keeps all.
         splits: what to cut from the training images where the source has no such split: a
             fraction of them or a number of images. Default: a fifth each for val and test.
+            ``test="val"`` makes the source's own validation images the test images, where it
+            has no test split (Food-101 in tfds). ``val="test"`` takes the test images for
+            validation, as many tutorials do, with a warning: a result chosen on its test images
+            is no estimate. Both together: the source's validation images are both.
         seed: decides which images become validation and, with `per_class`, training images.
         on_bad_image: 'error', or 'skip' to leave out (and record) what cannot be decoded.
         data_dir: where catalogue datasets lie; default $TFDS_DATA_DIR or
@@ -124,6 +136,12 @@ def load_dataset(
     if per_class:
         parts["train"] = _limit(parts["train"], per_class, seed, offered.class_names, warnings)
         made["train"] += f"; {per_class} per class (by content hash, seed {seed})"
+    if amounts["val"] == "test":
+        warnings.append(
+            "the test images are the validation images too (data_splits: val='test'): they choose "
+            "the checkpoint and when to stop, so the test accuracy is no estimate for new images; "
+            "leave val='test' out to have validation images cut from the training images"
+        )
     if len(parts["test"]) < _SMALL_TEST:
         warnings.append(
             f"the test split has only {len(parts['test'])} images: its accuracy is uncertain by "
@@ -148,21 +166,41 @@ def _open(source, data_dir, cache_dir) -> tuple[Listing, Manifest]:
     raise ConfigError(f"data '{source}' is not one of {listing(_SCHEMES)}{hint}")
 
 
-def _amounts(splits: Mapping[str, float | int] | None) -> dict[str, float | int]:
+def _amounts(splits: Mapping[str, float | int | str] | None) -> dict[str, Any]:
     amounts = {**_DEFAULT_SPLITS, **dict(splits or {})}
     for name, amount in amounts.items():
         if name not in _DEFAULT_SPLITS:
             raise ConfigError(
                 f"data_splits: '{name}' is not val or test{suggest(name, _DEFAULT_SPLITS)}"
             )
-        cutting.check_amount(name, amount)
+        if (name, amount) not in (("val", "test"), ("test", "val")):
+            cutting.check_amount(name, amount)
     return amounts
+
+
+def _renamed(given, amounts):
+    """Given splits under the names that `amounts` wants them to have, and how they were made."""
+    made = dict.fromkeys(given, "given")
+    if amounts["test"] == "val" and "test" not in given:
+        if "val" not in given:
+            raise ConfigError(
+                "data_splits: test='val', but the data has no validation images of its own; give "
+                "a fraction (0.2) or a number of images"
+            )
+        every = np.arange(len(given["val"]))
+        given = {"train": given["train"], "test": given["val"].subset(every, "test")}
+        made = {"train": "given", "test": "the source's validation images"}
+    if amounts["val"] == "test" and "val" in given:
+        raise ConfigError(
+            "data_splits: val='test', but the data has validation images of its own; leave it out"
+        )
+    return given, made
 
 
 def _cut(given, classes, amounts, seed, offered, warnings):
     """Fills in the missing splits; returns the three splits and how each was made."""
+    given, made = _renamed(given, amounts)
     train = given["train"]
-    made = {name: "given" for name in given}
     pool = np.bincount(train.labels, minlength=classes)
     fractions = [amounts[n] for n in ("val", "test") if n not in given]
     if all(isinstance(f, float) for f in fractions) and sum(fractions) >= 1:
@@ -173,6 +211,10 @@ def _cut(given, classes, amounts, seed, offered, warnings):
     parts = dict(given)
     for name, cut_seed in (("test", _TEST_SEED), ("val", seed)):
         if name in given:
+            continue
+        if amounts[name] == "test":
+            every = np.arange(len(parts["test"]))
+            parts[name], made[name] = parts["test"].subset(every, name), _TEST_AS_VAL
             continue
         counts = np.bincount(train.labels, minlength=classes)
         amount = amounts[name]

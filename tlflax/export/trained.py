@@ -25,7 +25,7 @@ class Trained:
     Attributes:
       path: its model.safetensors.
       predictor: what answers for it.
-      model: structure.
+      model: structure; a head of one sigmoid unit is one of two softmax units here.
       variables: ``{"params": {"backbone", "head"}, "batch_stats": ...}``, NumPy arrays.
     """
 
@@ -34,6 +34,21 @@ class Trained:
         self.predictor = Predictor.open(path)
         self.model: Model = self.predictor.model
         self.variables = self.predictor.variables
+        if self.model.architecture.output == "sigmoid":
+            self._as_softmax()
+
+    def _as_softmax(self) -> None:
+        """Gives a one-unit head its second unit, with zeros: every format then has one head.
+
+        The softmax of (0, z) is (1 - sigmoid(z), sigmoid(z)): the answers stay the same.
+        """
+        head = dict(self.variables["params"]["head"])
+        head["logits"] = {
+            leaf: np.concatenate([np.zeros_like(w), w], -1) for leaf, w in head["logits"].items()
+        }
+        params = {**self.variables["params"], "head": head}
+        self.variables = {**self.variables, "params": params}
+        self.model = Model(dataclasses.replace(self.model.architecture, output="softmax"))
 
     def backbone(self) -> dict[str, Any]:
         """The backbone's variables, as a chain has them."""

@@ -30,16 +30,12 @@ def check_stages(
         backbone = [r for r in policy.rows if r.block != "head" and r.parameters]
         trained = [r for r in backbone if r.trained]
         if i and policy.multipliers == policies[i - 1].multipliers:
-            last = stages[i - 1]
-            same = (
-                "lr", "optimizer", "bn", "augment", "schedule", "label_smoothing",
-                "weight_decay", "clip",
-            )  # fmt: skip
-            if all(getattr(stage, f) == getattr(last, f) for f in same):
-                warnings.append(
-                    f"stage {stage.name!r} trains exactly what {last.name!r} trained, at the same "
-                    "rate: it only adds epochs; change its rules (train=...) or its lr"
-                )
+            warnings += _repetition(stage, stages[i - 1], bool(trained))
+        for target in stage.stop.on_training:
+            warnings.append(
+                f"stage {stage.name!r} stops at {target}: images that it may learn by heart say "
+                f"when it is good; stop at {target.replace('train', 'val')} or with patience=5"
+            )
         fastest = max((r.multiplier for r in trained), default=0.0)
         if pretrained and trained and not head_trained and fastest >= rows["head"].multiplier > 0:
             warnings.append(
@@ -82,3 +78,26 @@ def check_stages(
             )
         head_trained = head_trained or rows["head"].trained
     return warnings
+
+
+def _repetition(stage: Stage, last: Stage, backbone: bool) -> list[str]:
+    """What to say of a stage that trains the parameters that the one before it trained.
+
+    Args:
+      stage: the stage.
+      last: the one before it.
+      backbone: whether there are blocks of the backbone among them.
+    """
+    what = f"stage {stage.name!r} trains exactly what {last.name!r} trained"
+    same = ("lr", "optimizer", "schedule", "label_smoothing", "weight_decay", "clip")
+    if stage.bn != last.bn or stage.augment != last.augment:
+        return []
+    if all(getattr(stage, field) == getattr(last, field) for field in same):
+        return [
+            f"{what}, at the same rate: it only adds epochs; change its rules (train=...) or its lr"
+        ]
+    # A head may well be trained in two stages; whoever names blocks twice means to unfreeze some.
+    return [
+        f"{what}, at another rate: it unfreezes nothing; leave train=... out of {last.name!r} to "
+        "train the head on frozen blocks first, or use one stage with a schedule"
+    ] * backbone

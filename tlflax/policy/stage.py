@@ -21,8 +21,15 @@ class Stop:
     patience: int = 0
     targets: tuple[tuple[str, str, float], ...] = ()
 
+    @property
+    def on_training(self) -> list[str]:
+        """Targets on what the training images gave, as text."""
+        return [f"{m}{s}{v:g}" for m, s, v in self.targets if m in _TRAINING_METRICS]
+
 
 _STOP_METRICS = ("val_accuracy", "val_loss")
+# Legal, because the tutorials do it, and warned of (`tlflax.policy.checks`).
+_TRAINING_METRICS = ("train_accuracy", "train_loss")
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 
 
@@ -30,7 +37,7 @@ def parse_stop(stop: object) -> Stop:
     """Reads ``("patience=5", "val_accuracy>=0.98")``.
 
     Raises:
-      ConfigError: another form, or a metric that is not measured on the validation images.
+      ConfigError: another form, or a metric that is not measured during training.
     """
     entries = (stop,) if isinstance(stop, str) else stop or ()
     if not isinstance(entries, list | tuple):
@@ -41,10 +48,10 @@ def parse_stop(stop: object) -> Stop:
         if match := re.fullmatch(r"patience[=:](\d+)", text):
             patience = int(match[1])
         elif match := re.fullmatch(rf"(\w+)(>=|<=)({_NUMBER})", text):
-            if match[1] not in _STOP_METRICS:
+            if match[1] not in _STOP_METRICS + _TRAINING_METRICS:
                 raise ConfigError(
-                    f"stop rule {entry!r}: stopping looks only at validation metrics "
-                    f"({', '.join(_STOP_METRICS)}), never at training or test ones"
+                    f"stop rule {entry!r}: stopping looks at validation metrics "
+                    f"({', '.join(_STOP_METRICS)}), never at test ones"
                     f"{suggest(match[1], _STOP_METRICS)}"
                 )
             targets.append(_target(match[1], match[2], float(match[3]), entry))
@@ -58,10 +65,10 @@ def parse_stop(stop: object) -> Stop:
 
 def _target(metric: str, sign: str, value: float, entry: object) -> tuple[str, str, float]:
     """Refuses targets that are reached at once or never."""
-    if metric == "val_accuracy" and not (sign == ">=" and 0 < value <= 1):
-        raise ConfigError(f"stop rule {entry!r}: write 'val_accuracy>=X' with X in (0, 1]")
-    if metric == "val_loss" and not (sign == "<=" and value > 0):
-        raise ConfigError(f"stop rule {entry!r}: write 'val_loss<=X' with X above 0")
+    if metric.endswith("accuracy") and not (sign == ">=" and 0 < value <= 1):
+        raise ConfigError(f"stop rule {entry!r}: write '{metric}>=X' with X in (0, 1]")
+    if metric.endswith("loss") and not (sign == "<=" and value > 0):
+        raise ConfigError(f"stop rule {entry!r}: write '{metric}<=X' with X above 0")
     return metric, sign, value
 
 

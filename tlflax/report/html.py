@@ -136,6 +136,7 @@ def _view(
         "split": "test" if report["test"] else "validation",
         "summary": summary,
         "rival": rival,
+        "untrained": (report.get("before") or {}).get("test" if report["test"] else "validation"),
         "difference": summary["accuracy"] - rival["accuracy"]
         if rival and style.finite(summary["accuracy"]) and style.finite(rival["accuracy"])
         else None,

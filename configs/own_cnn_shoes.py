@@ -1,0 +1,78 @@
+r"""Your own Keras CNN on new classes: before training, with a new head, fine-tuned.
+
+    python -m tlflax.main --config configs/own_cnn_shoes.py --workdir runs/shoes \
+        --config.data=folder:shoes --config.backbone=leaves.h5
+
+The network (``.h5``, ``.keras`` or SavedModel; no Keras needed) loses its last layer and gets a
+softmax over the folder's classes. It is evaluated with the untrained head; then the head alone
+trains (Nadam, 10 epochs), then everything (Adam 1e-5, 10 epochs); batches of 8, images sheared,
+zoomed and flipped as by ImageDataGenerator. predictions.csv lists every test image: file, label,
+predicted, probability, correct. The report has the figures of the untrained head beside the
+final ones on the test images, and those of each stage on the validation images.
+
+Variants:
+  shoes     as above
+  literal   what the tutorial's code does, with the warnings that it deserves
+
+What the tutorial gets wrong, and what this does instead:
+  - Nothing was ever frozen: layers of a loaded Keras model are trainable, so the "frozen" stage
+    trains everything with a random head, and "unfreezing" changes nothing but the rate. Here the
+    first stage trains the head alone. `literal` trains everything twice and is warned of both.
+  - Validation images are augmented like training images. Evaluation never is here; there is no
+    key for it, so `literal` does not do it either.
+  - 17 of 18 test images right is an interval of 74 to 99 %. Every accuracy has its interval here,
+    and fewer than 100 test images are warned of.
+
+Pixels are divided by 255, as in the tutorial; say otherwise with ``--config.preprocessing`` (raw,
+unit, unit_bgr, tf, torch, caffe, or auto). Images are shown at the network's own size, 64 in the
+tutorial.
+
+Keys to override, beside those of `tlflax.config.DEFAULTS`:
+  --config.head_epochs, head_lr, tune_epochs, tune_lr, augment
+  --config.tune="all"   the blocks of the second stage (``python -m tlflax.zoo leaves.h5``)
+"""
+
+from tlflax.config import base, variant
+
+VARIANTS = {
+    "shoes": {},
+    "literal": {"head_train": "all"},
+}
+
+
+def get_config(arg: str = ""):
+    """See the module's docstring."""
+    config = base(
+        preprocessing="unit",
+        batch_size=8,
+        augment="keras_idg(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)",
+        evaluate_start=True,
+    )
+    with config.unlocked():
+        config.head_train = "head"
+        config.head_epochs = 10
+        config.head_lr = 1e-3
+        config.tune = "all"
+        config.tune_epochs = 10
+        config.tune_lr = 1e-5
+        for key, value in VARIANTS[variant(arg, VARIANTS)].items():
+            config[key] = value
+    ref = config.get_ref
+    config.stages = (
+        {
+            "name": "head",
+            "epochs": ref("head_epochs"),
+            "train": (ref("head_train"),),
+            "optimizer": "nadam",
+            "lr": ref("head_lr"),
+            "augment": ref("augment"),
+        },
+        {
+            "name": "tune",
+            "epochs": ref("tune_epochs"),
+            "train": (ref("tune"),),
+            "lr": ref("tune_lr"),
+            "augment": ref("augment"),
+        },
+    )
+    return config
