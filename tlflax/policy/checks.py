@@ -10,7 +10,7 @@ from tlflax.policy.stage import Stage
 _SMALL_BATCH = 16
 
 
-def refuse_cutmix(stage: Stage, boundary: str | None, shape: Sequence[int]) -> None:
+def refuse_cutmix(stage: Stage, boundary: str, shape: Sequence[int]) -> None:
     """Refuses cutmix where a step begins with something that cannot be cut.
 
     Args:
