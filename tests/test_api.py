@@ -79,3 +79,33 @@ def test_names_and_summary(capsys):
     model.summary(train="block2", lr=0.01)
     out = capsys.readouterr().out
     assert "block2_pool" in out and "0.01" in out and "Trainable params" in out
+
+
+def test_a_run_on_unbalanced_classes(tmp_path, capsys):
+    root = tiny.write_stripes(tmp_path / "few", {"train": 13, "val": 7, "test": 5})
+    for split, first in (("train", 2), ("test", 3)):
+        for path in sorted((root / split / "vertical").iterdir())[first:]:
+            path.unlink()
+    data, model = tl.dataset(f"folder:{root}", image_size=16), classifier()
+    even = {"sampling": "balanced", "mixup": 0.2, "lr": 1e-4}
+    stages = [tl.stage("plain", epochs=1), tl.stage("even", epochs=1, **even)]
+    result = tl.fit(model, data, stages, workdir=tmp_path / "run", batch_size=16)
+    first, second = result.results["stages"]
+    assert (second["sampling"], second["mixup"]) == ("balanced", 0.2)
+    assert "sampling" not in first and first["steps"] == second["steps"] == 2
+    out = capsys.readouterr().out
+    assert "stage even: 1 epochs, adam, lr 0.0001, mixup 0.2, sampling balanced" in out
+    (unbalanced,) = (w for w in result.results["warnings"] if "unbalanced" in w)
+    assert "'diagonal' has 13 images" in unbalanced and "'vertical' (2)" in unbalanced
+    assert "stage 'plain'" in unbalanced and "even" not in unbalanced
+    assert any("mixing of features" in w and "'even'" in w for w in result.results["warnings"])
+    test = result.results["test"]
+    recalls = [scores["recall"] for scores in test["per_class"].values()]
+    assert test["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert "Balanced accuracy" in (tmp_path / "run" / "report.html").read_text()
+    wrong = tl.stage("a", epochs=1, class_weights={"vertcal": 2.0})
+    with pytest.raises(ConfigError, match="did you mean vertical"):
+        tl.fit(model, data, [wrong], workdir=tmp_path / "wrong")
+    cut = tl.stage("a", epochs=1, cutmix=1.0)
+    with pytest.raises(PolicyError, match="cutmix needs pixels"):
+        tl.fit(model, data, [cut], workdir=tmp_path / "wrong")

@@ -222,6 +222,10 @@ def test_the_baseline_takes_the_stages_augmentation_and_epochs():
     scratch = runs.scratch_stage(stages)
     assert (scratch.epochs, scratch.augment, scratch.bn) == (5, "flip", "train")
     assert runs.scratch_stage(stages, 7, 0.1).epochs == 7
+    mixture = {"mixup": 0.2, "class_weights": "balanced", "sampling": "balanced"}
+    scratch = runs.scratch_stage(tiny.stages({}, mixture))
+    assert scratch.mixture == mixture
+    assert runs.scratch_stage(tiny.stages(mixture, {})).mixture == {}
 
 
 SCRIPT = """

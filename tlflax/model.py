@@ -21,6 +21,7 @@ from tlflax.convert.own_contract import other_contract
 from tlflax.convert.store import Weights, load_weights
 from tlflax.errors import ConfigError, ConvertError
 from tlflax.heads import Head, check_head
+from tlflax.policy.checks import refuse_cutmix
 from tlflax.policy.policy import Policy, apply_rules
 from tlflax.policy.rules import Anatomy
 from tlflax.policy.stage import Stage
@@ -295,15 +296,29 @@ class Model:
         """Applies a stage's rules.
 
         Raises:
-          PolicyError: see `tlflax.policy.policy.apply_rules`.
+          PolicyError: see `tlflax.policy.policy.apply_rules`, or cutmix has nothing to cut.
         """
         sizes = {
             c: {p: int(np.prod(v.shape)) for p, v in tree.flatten(self.abstract[c]).items()}
             for c in ("params", "batch_stats")
         }
-        return apply_rules(
+        policy = apply_rules(
             stage.train, self.anatomy, sizes["params"], sizes["batch_stats"], stage.bn
         )
+        if stage.cutmix and policy.boundary is not None:
+            refuse_cutmix(stage, policy.boundary, self.shape_at(policy.boundary))
+        return policy
+
+    def averaged(self, boundary: str) -> bool:
+        """Whether frozen features at a boundary are averages: all that a pooling head reads."""
+        return boundary == self.endpoint and self.architecture.head == "gap"
+
+    def shape_at(self, boundary: str) -> tuple[int, ...]:
+        """Shape of the features of one image that a step above a boundary begins with."""
+        shapes = {b.name: b.shape for b in self.blocks}
+        # A cut inside a block is the last entry under the block's name.
+        shape = shapes.get(boundary, self.blocks[-1].shape)
+        return shape[-1:] if self.averaged(boundary) else shape
 
 
 def _spec(a: Architecture) -> Spec:

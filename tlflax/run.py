@@ -22,6 +22,7 @@ from tlflax.features.caching import Caching
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
 from tlflax.policy.checks import check_stages
+from tlflax.policy.imbalance import check_imbalance
 from tlflax.policy.policy import Policy, table
 from tlflax.policy.stage import Stage, make_stage
 from tlflax.result import Run, describe_weights, predictions_of, score_of, versions
@@ -133,7 +134,7 @@ def scratch_stage(stages: Sequence[Stage], epochs: int = 0, lr: float = 1e-3) ->
     fields = {
         "name": "scratch", "epochs": epochs or sum(s.epochs for s in stages), "train": ("all",),
         "lr": lr, "schedule": "cosine", "warmup": 0.05, "bn": "train",
-        "augment": stages[-1].augment,
+        "augment": stages[-1].augment, **stages[-1].mixture,
     }  # fmt: skip
     return make_stage(fields)
 
@@ -190,8 +191,11 @@ def fit(
     # Random weights need no preparation in particular.
     notes += [model.misprepared] if weights and model.misprepared else []
     notes += check_stages(stages, policies, batch_size, weights is not None)
+    notes += check_imbalance(stages, data.summary()["counts"]["train"])
     for stage, policy in zip(stages, policies, strict=True):
-        print(f"\nstage {stage.name}: {stage.epochs} epochs, {stage.optimizer}, lr {stage.lr:g}")
+        more = "".join(f", {key} {value}" for key, value in stage.mixture.items())
+        rate = f"{stage.optimizer}, lr {stage.lr:g}"
+        print(f"\nstage {stage.name}: {stage.epochs} epochs, {rate}{more}")
         print(table(policy, stage.lr))
     for note in notes:
         print(f"warning: {note}")

@@ -275,3 +275,23 @@ def test_a_folder_of_fifty_thousand_images_takes_little_memory(tmp_path):
     # Seen: 110 MB, of it 1 kB for each image's names and hashes, the rest threads and modules.
     # The pixels would be 7.5 GB.
     assert int(done.stdout) < 300 * 2**20
+
+
+def test_an_image_that_comes_twice_in_an_epoch_is_augmented_twice():
+    # Two images of class 1 among 23: each comes five or six times in a balanced epoch.
+    labels = np.zeros(N, np.int32)
+    labels[[4, 9]] = 1
+    change = make_augment("flip_crop", SIZE)
+    held = Images(split(), held_size(change, SIZE), Resize())
+
+    def epoch(threads):
+        plan = TrainPlan(N, N, (0,), balance=labels)
+        (batch,) = train_batches(held, labels, plan, change, 0, 1, threads)
+        return batch
+
+    batch = epoch(0)
+    assert (batch["label"] == labels[batch["index"]]).all()
+    assert batch["label"].sum() in (11, 12)
+    versions = {image.tobytes() for image in batch["image"][batch["index"] == 4]}
+    assert len(versions) == (batch["index"] == 4).sum() >= 5
+    same([batch], [epoch(2)])

@@ -43,6 +43,8 @@ def test_summary_by_hand():
     assert (dog["precision"], dog["recall"], dog["f1"], dog["n"]) == (1.0, 1.0, 1.0, 1)
     assert owl["precision"] == 0.0 and owl["n"] == 0
     assert math.isnan(owl["recall"]) and owl["recall_ci95"] == [0.0, 1.0]
+    # There is no owl: half of the cats and all dogs.
+    assert summary["balanced_accuracy"] == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_never_predicted_has_no_precision():
@@ -76,6 +78,7 @@ def test_without_labelled_images(labels):
     p = Predictions(["x"] * n, np.array(labels, int), np.full((n, 2), 0.5))
     summary = summarise(p, ["cat", "dog"])
     assert summary["n"] == 0 and math.isnan(summary["accuracy"]) and math.isnan(summary["loss"])
+    assert math.isnan(summary["balanced_accuracy"])
     assert summary["accuracy_ci95"] == [0.0, 1.0]
     assert summary["confusion"] == [[0, 0], [0, 0]]
 

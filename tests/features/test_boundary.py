@@ -91,6 +91,20 @@ def test_train_batches_take_the_view_of_the_epoch(tmp_path, views):
         np.testing.assert_array_equal(batch["label"], batch["index"])
 
 
+def test_an_image_that_comes_twice_in_an_epoch_shows_its_next_view(tmp_path):
+    store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
+    boundary.fill(store, [image_key(i) for i in range(15)], Source, lambda b: b["image"], 4)
+    features = store.find([image_key(i) for i in range(15)])
+    labels = np.array([0, 0, 1, 0, 0])
+    plan = TrainPlan(5, 5, (0,), balance=labels)
+    views = []
+    for batch in boundary.train_batches(features, labels, plan, 0, 4):
+        views += (batch["image"].ravel() // 5)[batch["index"] == 2].tolist()
+    # Ten of twenty places, in order within an epoch or not.
+    assert len(views) == 10
+    assert np.bincount(np.array(views, int)).tolist() == [4, 3, 3]
+
+
 def test_eval_batches_have_every_row_once(tmp_path):
     store = Store(tmp_path, "a", (1,), "float32", {}, 2**20)
     keys = [image_key(i) for i in range(5)]

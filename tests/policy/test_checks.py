@@ -3,6 +3,7 @@
 import pytest
 
 from tlflax.backbones.table import get
+from tlflax.errors import PolicyError
 from tlflax.model import Architecture, Model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.stage import make_stage
@@ -13,6 +14,11 @@ def model():
     return Model(Architecture("glyph_cnn", "auto", ("a", "b"), 16))
 
 
+@pytest.fixture(scope="module")
+def inception():
+    return Model(Architecture("inception_v3", "mixed7", ("horses", "humans"), 150))
+
+
 def found(model, *stages, batch_size=32, pretrained=True):
     made = [make_stage({"name": f"s{i}", "epochs": 1} | s) for i, s in enumerate(stages)]
     policies = [model.policy(s) for s in made]
@@ -21,6 +27,7 @@ def found(model, *stages, batch_size=32, pretrained=True):
 
 HEAD: dict = {}
 TUNE = {"train": ("block3",), "lr": 1e-4}
+TUNE_CUTMIX = {"lr": 1e-4, "cutmix": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,17 @@ TUNE = {"train": ("block3",), "lr": 1e-4}
         # Stopping on the training images: tutorial 0.
         (({"stop": ("train_accuracy>=0.98",)},), {}, "stop at val_accuracy>=0.98 or with"),
         (({"stop": ("train_loss<=0.1",)},), {}, "stop at val_loss<=0.1 or with"),
+        # The same rules and rate, but other images or another loss.
+        ((HEAD, {"mixup": 0.2}), {}, "mixup works on the output of block3_pool, not on pixels"),
+        ((HEAD, {"sampling": "balanced"}), {}, None),
+        ((HEAD, {"class_weights": "balanced"}), {}, None),
+        (
+            (TUNE | {"train": (("block3", 0.1),)}, {"train": (("block3", 0.1),)} | TUNE_CUTMIX),
+            {},
+            "cutmix works on the output of block2_pool",
+        ),
+        # Mixing pixels needs no word.
+        (({"train": ("all",), "mixup": 0.2, "cutmix": 1.0},), {"pretrained": False}, None),
         # A fresh head together with the backbone at the same rate.
         (({"train": ("block3",)},), {}, "fresh head"),
         (({"train": (("block3", 0.5), ("head", 0.5))},), {}, "fresh head"),
@@ -66,6 +84,34 @@ def test_warnings(model, stages, options, words):
     else:
         assert len(warnings) == 1
         assert words in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        # Tutorial 0 unfreezes the last 30 layers of InceptionV3, of which its model has none.
+        (("mixed8",), "mixed8 lies above the cut at mixed7"),
+        (("from mixed8",), "mixed8 lies above the cut at mixed7"),
+        (("mixed9", "mixed10"), "mixed9 lies above the cut at mixed7"),
+        (("mixed1?",), "matches only blocks above the cut at mixed7"),
+        (("conv2d_93",), "conv2d_93 lies above the cut at mixed7"),
+        (("last 30",), "write 'last 1' to 'last 13'"),
+    ],
+)
+def test_blocks_above_the_cut_are_refused_by_name(inception, train, says):
+    stage = make_stage({"name": "tune", "epochs": 1, "train": train})
+    with pytest.raises(PolicyError) as caught:
+        inception.policy(stage)
+    assert says in str(caught.value)
+
+
+def test_last_blocks_are_counted_from_the_cut(inception):
+    def trained(text):
+        policy = inception.policy(make_stage({"name": "t", "epochs": 1, "train": (text,)}))
+        return [r.block for r in policy.rows if r.trained]
+
+    assert trained("last 1") == ["mixed7", "head"]
+    assert trained("last 2") == trained("from mixed6") == ["mixed6", "mixed7", "head"]
 
 
 def test_counts_are_those_that_keras_prints():

@@ -47,12 +47,38 @@ def test_targets_on_training_images_are_told_apart():
         ({"name": ""}, "a stage's name is"),
         ({"name": 3}, "a stage's name is"),
         ({"stop": 5}, "stop must be rules"),
+        ({"mixup": -0.1}, "mixup must be in"),
+        ({"mixup": True}, "mixup must be a number"),
+        ({"cutmix": "1.0"}, "cutmix must be a number"),
+        ({"cutmix": float("inf")}, "cutmix must be in"),
+        ({"mix_up": 0.2}, "did you mean mixup"),
+        ({"sampling": "balance"}, "unknown sampling 'balance'; did you mean balanced?"),
+        ({"class_weights": "balance"}, "did you mean balanced?"),
+        ({"class_weights": {}}, "a dict such as"),
+        ({"class_weights": None}, "class_weights must be"),
+        ({"class_weights": [1, 2]}, "a dict such as"),
+        ({"class_weights": {0: 1.0}}, "its keys are class names"),
+        ({"class_weights": {"cat": 0}}, "'cat' must be a number above 0"),
+        ({"class_weights": {"cat": float("nan")}}, "'cat' must be a number above 0"),
+        ({"class_weights": {"cat": float("inf")}}, "'cat' must be a number above 0"),
+        ({"class_weights": {"cat": "2"}}, "'cat' must be a number above 0"),
     ],
 )
 def test_refused(fields, says):
     with pytest.raises(ConfigError) as caught:
         make_stage(GOOD | fields)
     assert says in str(caught.value)
+
+
+def test_mixture_is_what_is_not_the_default():
+    assert make_stage(GOOD).mixture == {}
+    weights = {"cat": 2}
+    stage = make_stage(GOOD | {"mixup": 0.2, "class_weights": weights, "cutmix": 0})
+    assert stage.mixture == {"mixup": 0.2, "class_weights": {"cat": 2}}
+    assert make_stage(vars(stage)) == stage
+    weights["cat"] = 3  # a stage is what it was when it was made
+    assert stage.class_weights == {"cat": 2}
+    assert make_stage(GOOD | {"sampling": "balanced"}).mixture == {"sampling": "balanced"}
 
 
 @pytest.mark.parametrize("missing", ["name", "epochs"])

@@ -94,6 +94,29 @@ def test_files_and_numbers_agree(tmp_path):
     assert report["weights"]["sha256"] in page.words
 
 
+def test_balanced_accuracy_is_shown_where_classes_differ_in_size(tmp_path):
+    sample = run(["cat", "dog", "owl"], n=90, accuracy=0.8)
+    _, page = _write(tmp_path, sample)
+    assert "Balanced accuracy" not in page.words
+    p = sample[3]
+    kept = [i for i, label in enumerate(p.labels) if label != 1 or i % 3 == 0]
+    fewer = Predictions([p.files[i] for i in kept], p.labels[kept], p.probabilities[kept])
+    sample[0]["test"] = summarise(fewer, ["cat", "dog", "owl"])
+    report, page = _write(tmp_path, (*sample[:3], fewer))
+    value = report["test"]["balanced_accuracy"]
+    assert abs(value - report["test"]["accuracy"]) > 0.001
+    assert f"Balanced accuracy {style.percent(value)}" in page.words
+
+
+def test_what_a_stage_mixes_is_shown(tmp_path):
+    sample = run(["cat", "dog"], baseline=False)
+    sample[0]["stages"][0] |= {"mixup": 0.2, "class_weights": "balanced", "sampling": "balanced"}
+    sample[0]["stages"][1] |= {"class_weights": {"cat": 2.0}}
+    _, page = _write(tmp_path, sample)
+    assert "mixup: 0.2 class weights: balanced sampling: balanced" in page.words
+    assert "class weights: given" in page.words and "cutmix" not in page.words
+
+
 def test_nothing_is_fetched(tmp_path):
     _, page = _write(tmp_path, run(["cat", "dog"]), lambda i: np.zeros((8, 8), np.uint8))
     assert page.addresses and all(a.startswith("data:image/") for a in page.addresses)

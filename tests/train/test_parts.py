@@ -64,7 +64,7 @@ def test_a_full_step_in_parts_is_the_same_training(tmp_path, monkeypatch):
     stage = {"train": "all", "epochs": 1}
     whole = tiny.fit(tmp_path / "whole", stage, network=tiny.model(dropout=0.0))
     monkeypatch.setattr(parts, "_PIXELS", 5 * 16 * 16)
-    monkeypatch.setattr(stage_run, "gains", lambda parameters: True)
+    monkeypatch.setattr(parts, "gains", lambda parameters: True)
     made = []
     real = stage_run.make_train_step
     monkeypatch.setattr(
@@ -90,9 +90,10 @@ def test_which_networks_gain():
 
 def test_live_statistics_see_the_whole_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "_PIXELS", 5 * 16 * 16)
-    monkeypatch.setattr(stage_run, "gains", lambda parameters: True)
+    monkeypatch.setattr(parts, "gains", lambda parameters: True)
     job = tiny.job(tmp_path, {"train": "all", "bn": "train"}, {"train": "all", "accumulate": 2})
-    chosen = [stage_run._parts(job, s, p) for s, p in zip(job.stages, job.policies, strict=True)]
+    pairs = zip(job.stages, job.policies, strict=True)
+    chosen = [parts.parts_of_stage(job, stage, policy) for stage, policy in pairs]
     assert chosen == [1, 2]
 
 

@@ -81,15 +81,16 @@ class _TrainSource:
         return self.stop - self.start
 
     def __getitem__(self, k: int) -> Batch:
-        indices, weights, epoch = self.plan.batch(self.start + int(k))
+        indices, weights, _ = self.plan.batch(self.start + int(k))
         if self.augment is None:
             pixels = self.images.batch(indices)
         else:
             size = self.augment.size
             pixels = np.empty((len(indices), size, size, 3), np.uint8)
-            for row, i in enumerate(indices):
+            turns = self.plan.turns(self.start + int(k))
+            for row, (i, turn) in enumerate(zip(indices, turns, strict=True)):
                 # Keyed by the example, not by its row: batch size does not change an image.
-                rng = generator(self.plan.seed, AUGMENT, epoch, int(i))
+                rng = generator(self.plan.seed, AUGMENT, int(turn), int(i))
                 pixels[row] = self.augment.apply(self.images.pixels(i), rng)
         return _batch(pixels, self.labels, indices, weights)
 

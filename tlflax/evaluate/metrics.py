@@ -71,16 +71,17 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     Images of unknown class are left out. What is not defined (the recall of a class without
     images, the precision of a class that was never predicted, everything of an empty split) is
     NaN, which ``report.json`` shows as null. The loss is the mean negative log likelihood in nats
-    with probabilities clipped below at 1e-12.
+    with probabilities clipped below at 1e-12. The balanced accuracy is the mean recall of the
+    classes that have images, as scikit-learn's ``balanced_accuracy_score``.
 
     Args:
       p: predictions over K classes.
       class_names: K names.
 
     Returns:
-      ``{"accuracy", "accuracy_ci95": [lo, hi], "n", "loss", "per_class": {name: {"precision",
-      "recall", "recall_ci95", "f1", "n"}}, "confusion": [[int]]}`` with rows of the confusion
-      matrix for the true classes; plain Python numbers throughout.
+      ``{"accuracy", "accuracy_ci95": [lo, hi], "balanced_accuracy", "n", "loss", "per_class":
+      {name: {"precision", "recall", "recall_ci95", "f1", "n"}}, "confusion": [[int]]}`` with rows
+      of the confusion matrix for the true classes; plain Python numbers throughout.
 
     Raises:
       ValueError: if the number of names is not K, or a name occurs twice.
@@ -103,10 +104,12 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     np.add.at(matrix, (labels, predicted), 1)
     hits, counts, guesses = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     with np.errstate(invalid="ignore"):  # 0 / 0 is what is not defined
-        scores = hits / guesses, hits / counts, 2 * hits / (counts + guesses), counts
+        recalls = hits / counts
+        scores = hits / guesses, recalls, 2 * hits / (counts + guesses), counts
     return {
         "accuracy": right / n if n else float("nan"),
         "accuracy_ci95": list(wilson(right, n)),
+        "balanced_accuracy": float(recalls[counts > 0].mean()) if n else float("nan"),
         "n": n,
         "loss": loss,
         "per_class": {

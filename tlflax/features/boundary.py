@@ -157,7 +157,7 @@ def train_batches(
 
     Args:
       features: one row for each example, or ``views`` times as many: all examples' first view,
-        then their second, ...; an epoch sees the view of its number.
+        then their second, ...; an example's n-th turn sees the n-th view.
       labels: int ``[N]``.
       plan: which examples each step gets.
       start: first step.
@@ -165,8 +165,8 @@ def train_batches(
     """
     views = len(features) // len(labels)
     for step in range(start, stop):
-        indices, weights, epoch = plan.batch(step)
-        rows = features.batch(epoch % views * len(labels) + indices)
+        indices, weights, _ = plan.batch(step)
+        rows = features.batch(plan.turns(step) % views * len(labels) + indices)
         yield _batch(rows, labels, indices, weights)
 
 

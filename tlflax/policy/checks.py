@@ -2,11 +2,33 @@
 
 from collections.abc import Sequence
 
+from tlflax.errors import PolicyError
 from tlflax.policy.policy import Policy
 from tlflax.policy.stage import Stage
 
 # Below this a batch's own mean and variance are too noisy to normalise with.
 _SMALL_BATCH = 16
+
+
+def refuse_cutmix(stage: Stage, boundary: str, shape: Sequence[int]) -> None:
+    """Refuses cutmix where a step begins with something that cannot be cut.
+
+    Args:
+      stage: its ``cutmix`` is on.
+      boundary: last block of the frozen prefix.
+      shape: of its output for one image, as the step gets it.
+
+    Raises:
+      PolicyError: it is no map of more than one position.
+    """
+    if len(shape) == 3 and max(shape[:2]) > 1:
+        return
+    kind = {1: "averages over its map", 2: "tokens"}.get(len(shape), "a map of one position")
+    raise PolicyError(
+        f"stage {stage.name!r}: cutmix needs pixels or feature maps to cut, but up to {boundary} "
+        f"nothing is trained, and the step begins with {kind}; use mixup, which mixes these, or "
+        "train blocks as well (train=('last 1',))"
+    )
 
 
 def check_stages(
@@ -57,6 +79,13 @@ def check_stages(
                 f"stage {stage.name!r} has bn='train', but no wholly trained block has BatchNorm: "
                 "it changes nothing; train whole blocks (train=...) or leave bn out"
             )
+        if policy.boundary is not None and (stage.mixup or stage.cutmix):
+            kind = " and ".join(k for k in ("mixup", "cutmix") if getattr(stage, k))
+            warnings.append(
+                f"stage {stage.name!r}: {kind} works on the output of {policy.boundary}, not on "
+                "pixels, because nothing up to there is trained (mixing of features, 'manifold "
+                "mixup'); for pixels train all blocks (train='all')"
+            )
         part = -(-batch_size // stage.accumulate)
         if policy.live and part < _SMALL_BATCH:
             cut = f" cut into {stage.accumulate} (accumulate)" if stage.accumulate > 1 else ""
@@ -90,7 +119,8 @@ def _repetition(stage: Stage, last: Stage, backbone: bool) -> list[str]:
     """
     what = f"stage {stage.name!r} trains exactly what {last.name!r} trained"
     same = ("lr", "optimizer", "schedule", "label_smoothing", "weight_decay", "clip")
-    if stage.bn != last.bn or stage.augment != last.augment:
+    seen = ("bn", "augment", "mixup", "cutmix", "class_weights", "sampling")
+    if any(getattr(stage, field) != getattr(last, field) for field in seen):
         return []
     if all(getattr(stage, field) == getattr(last, field) for field in same):
         return [

@@ -1,8 +1,10 @@
 """A stage: which rules, which optimizer, for how long."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from tlflax.errors import ConfigError, suggest
 from tlflax.policy.optimizer import OPTIMIZERS, SCHEDULES
@@ -100,6 +102,19 @@ class Stage:
         draws its own dropout, and with ``bn="train"`` is normalised by its own statistics).
       remat: whether the backward pass computes the inside of each block again instead of keeping
         it from the forward pass: the same gradients in less memory and more time.
+      mixup: parameter of the Beta distribution from which each batch's share is drawn (0.2 is
+        usual), 0 = off. Rows of a batch are mixed in pairs, and so are their labels. What is mixed
+        is what the step begins with: pixels if the first block trains, else the output of the last
+        frozen block (mixup of features, "manifold mixup"). Training accuracy counts the label of
+        the larger share.
+      cutmix: the same for pasting a box of the other image into each (1.0 is usual); above frozen
+        blocks the box is cut in their feature maps, and there must be a map to cut. With both on,
+        each batch has one of them, with probability 1/2.
+      class_weights: ``none``, ``balanced`` (n / (K * n_c) of the training images, as in
+        scikit-learn), or a dict from class names to weights; classes it does not name weigh 1. The
+        training loss is ``sum(weight * loss) / images``, as in Keras; validation is not weighted.
+      sampling: ``shuffle`` (every image once an epoch) or ``balanced`` (as many images an epoch,
+        equally many of each class; see `tlflax.data.plan.TrainPlan`).
     """
 
     name: str
@@ -118,6 +133,17 @@ class Stage:
     interpolate: bool = False
     accumulate: int = 1
     remat: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    class_weights: str | Mapping[str, float] = "none"
+    sampling: str = "shuffle"
+
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """How images and classes are mixed, as far as it is not the default; JSON-able."""
+        names = ("mixup", "cutmix", "class_weights", "sampling")
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        return {n: getattr(self, n) for n in names if getattr(self, n) != defaults[n]}
 
 
 def _check(stage: Stage) -> None:
@@ -127,6 +153,7 @@ def _check(stage: Stage) -> None:
         )
     where = f"stage {stage.name!r}"
     choices = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "bn": ("stored", "train")}
+    choices["sampling"] = ("shuffle", "balanced")
     for field, valid in choices.items():
         value = getattr(stage, field)
         if value not in valid:
@@ -134,7 +161,7 @@ def _check(stage: Stage) -> None:
             raise ConfigError(f"{where}: unknown {field} {value!r}{hint} (of {', '.join(valid)})")
     ranges = {
         "epochs": (0, 1e9), "lr": (0, 1e3), "warmup": (0, 1), "weight_decay": (0, 1e3),
-        "clip": (0, 1e9), "label_smoothing": (0, 0.999),
+        "clip": (0, 1e9), "label_smoothing": (0, 0.999), "mixup": (0, 1e3), "cutmix": (0, 1e3),
     }  # fmt: skip
     for field, (low, high) in ranges.items():
         value = getattr(stage, field)
@@ -146,6 +173,7 @@ def _check(stage: Stage) -> None:
         value = getattr(stage, field)
         if not isinstance(value, bool):
             raise ConfigError(f"{where}: {field} must be True or False, got {value!r}")
+    _check_class_weights(stage.class_weights, where)
     parts = stage.accumulate
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ConfigError(
@@ -157,6 +185,27 @@ def _check(stage: Stage) -> None:
         raise ConfigError(f"{where}: epochs must be a whole number, got {stage.epochs}")
     if stage.weight_decay and stage.optimizer not in ("adamw", "sgd", "momentum"):
         raise ConfigError(f"{where}: weight_decay needs adamw, sgd or momentum")
+
+
+def _check_class_weights(weights: object, where: str) -> None:
+    """The names are checked where the classes are known: `tlflax.policy.imbalance`."""
+    if isinstance(weights, str) and weights in ("none", "balanced"):
+        return
+    if not isinstance(weights, Mapping) or not weights:
+        hint = suggest(str(weights), ("none", "balanced"))
+        raise ConfigError(
+            f"{where}: class_weights must be 'none', 'balanced' or a dict such as "
+            f"{{'cat': 2.0}}, got {weights!r}{hint}"
+        )
+    for name, value in weights.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: class_weights has {name!r}; its keys are class names")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ConfigError(
+                f"{where}: the class weight of {name!r} must be a number above 0, got {value!r} "
+                "(classes=... leaves classes out)"
+            )
 
 
 def make_stage(fields: Mapping[str, object]) -> Stage:
@@ -180,6 +229,9 @@ def make_stage(fields: Mapping[str, object]) -> Stage:
     values["train"] = parse_rules(values.get("train"))
     stop = values.get("stop", ())
     values["stop"] = stop if isinstance(stop, Stop) else parse_stop(stop)
+    weights = values.get("class_weights")
+    if isinstance(weights, Mapping):
+        values["class_weights"] = dict(weights)
     stage = Stage(**values)  # type: ignore[arg-type]
     _check(stage)
     return stage

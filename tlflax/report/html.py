@@ -23,6 +23,9 @@ PAIRS = 10
 MANY = 20
 """With more classes, long tables are folded and the weakest classes come first."""
 
+UNEVEN = 1.5
+"""From this ratio of the largest class to the smallest on, the balanced accuracy is shown."""
+
 THUMBNAIL = 192
 """Longer side of a thumbnail in pixels: twice its size on the page."""
 
@@ -107,6 +110,12 @@ def _commonest(summary: dict[str, Any]) -> dict[str, Any] | None:
     return {"name": name, "accuracy": scores["n"] / summary["n"]}
 
 
+def _uneven(summary: dict[str, Any]) -> bool:
+    """Whether the classes of the split differ in size so much that accuracy says little."""
+    sizes = [scores["n"] for scores in summary["per_class"].values() if scores["n"]]
+    return bool(sizes) and max(sizes) >= UNEVEN * min(sizes)
+
+
 def _classes(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the per-class scores, with many classes the lowest recall first."""
     rows = [{"name": name, **scores} for name, scores in summary["per_class"].items()]
@@ -141,6 +150,7 @@ def _view(
         if rival and style.finite(summary["accuracy"]) and style.finite(rival["accuracy"])
         else None,
         "commonest": _commonest(summary),
+        "uneven": _uneven(summary),
         "stage_groups": [
             group
             for group in (

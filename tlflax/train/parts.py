@@ -11,10 +11,17 @@ ResNet50 want the whole batch (5.0 -> 1.8, 10.4 -> 7.7 in two parts).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+
+from tlflax import tree
+from tlflax.policy.policy import Policy
+from tlflax.policy.stage import Stage
+
+if TYPE_CHECKING:
+    from tlflax.train.loop import Job
 
 _PIXELS = 204_800
 
@@ -39,6 +46,18 @@ def gains(parameters: Mapping[str, Any]) -> bool:
         len(leaf.shape) == 4 and leaf.shape[2] == 1 and leaf.shape[0] > 1
         for leaf in parameters.values()
     )
+
+
+def parts_of_stage(job: "Job", stage: Stage, policy: Policy) -> int:
+    """Into how many parts a stage cuts its batches: what it says, or else what is fastest."""
+    if stage.accumulate > 1 or policy.live or policy.boundary is not None:
+        # Live BatchNorm sees whole batches unless the user cuts them; above a boundary maps are
+        # small already.
+        return stage.accumulate
+    if not gains(tree.flatten(job.model.abstract["params"])):
+        return 1
+    rows = -(-min(job.batch_size, len(job.streams.train_labels)) // job.placement.multiple)
+    return parts_of(rows, job.model.architecture.image_size, gradients=True)
 
 
 def in_parts(function: Callable[[jax.Array], Any], images: jax.Array) -> Any:

@@ -92,7 +92,7 @@ class Prefix:
         if digest not in self._functions:
             # One at a time: weights of an earlier stage's prefix need not stay on the devices.
             self._functions.clear()
-            function = make_prefix(self._model.module(), boundary, self._pooled(boundary))
+            function = make_prefix(self._model.module(), boundary, self._model.averaged(boundary))
             self._functions[digest] = (function, self._placement.replicate(leaves))
         function, placed = self._functions[digest]
         nested = {c: tree.unflatten(part) for c, part in placed.items()}
@@ -114,17 +114,8 @@ class Prefix:
             self._digests[ids] = (flat, tree.digest(flat))
         return leaves, f"{boundary} {self._digests[ids][1]}"
 
-    def _pooled(self, boundary: str) -> bool:
-        return boundary == self._model.endpoint and self._model.architecture.head == "gap"
-
-    def _shape(self, boundary: str) -> tuple[int, ...]:
-        shapes = {b.name: b.shape for b in self._model.blocks}
-        # A cut inside a block is the last entry under the block's name.
-        shape = shapes.get(boundary, self._model.blocks[-1].shape)
-        return shape[-1:] if self._pooled(boundary) else shape
-
     def _store(self, variables: dict[str, Any], boundary: str) -> Store:
-        caching, pooled = self._caching, self._pooled(boundary)
+        caching, pooled = self._caching, self._model.averaged(boundary)
         # Maps that are computed in bfloat16 lose nothing when they are stored so.
         precision = self._model.precision
         dtype = caching.dtype if pooled or precision == "float32" else precision
@@ -132,7 +123,8 @@ class Prefix:
         name, facts = identify(self._model, boundary, digest, pooled, dtype, precision)
         if name not in self._stores:
             budget = int(caching.gigabytes * 2**30)
-            self._stores[name] = Store(_root(), name, self._shape(boundary), dtype, facts, budget)
+            shape = self._model.shape_at(boundary)
+            self._stores[name] = Store(_root(), name, shape, dtype, facts, budget)
         return self._stores[name]
 
     def features(

@@ -9,19 +9,17 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from tlflax import tree
 from tlflax.data.pipeline import prefetch
 from tlflax.data.plan import TrainPlan
 from tlflax.evaluate.predict import accuracy_and_loss
+from tlflax.policy.imbalance import class_weights, vector
 from tlflax.policy.optimizer import make_optimizer, make_schedule
-from tlflax.policy.policy import Policy
-from tlflax.policy.stage import Stage
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
 from tlflax.train.diverged import refuse_nan
 from tlflax.train.interpolate import choose, mix
 from tlflax.train.interrupt import Interrupted
 from tlflax.train.log import MetricLog
-from tlflax.train.parts import gains, parts_of
+from tlflax.train.parts import parts_of_stage
 from tlflax.train.progress import Progress, score
 from tlflax.train.state import above, fresh_sums, frozen_digest, merge, split_variables
 from tlflax.train.step import make_train_step
@@ -57,10 +55,11 @@ class StageRun:
         self.job, self.progress, self.checkpoints, self.log = job, progress, checkpoints, log
         self.stage, self.policy = job.stages[progress.stage], job.policies[progress.stage]
         stage, policy = self.stage, self.policy
-        parts = _parts(job, stage, policy)
+        parts = parts_of_stage(job, stage, policy)
         plan = TrainPlan(
             len(job.streams.train_labels), job.batch_size, (job.seed, progress.stage),
             job.placement.multiple * parts,
+            job.streams.train_labels if stage.sampling == "balanced" else None,
         )  # fmt: skip
         self.per_epoch = plan.steps_per_epoch
         self.total = int(stage.epochs) * self.per_epoch
@@ -88,6 +87,7 @@ class StageRun:
             {c: above(leaves, self.data.start, names) for c, leaves in self.frozen.items()}
         )
         self.state = job.placement.replicate(state)
+        self.class_weights = class_weights(stage, job.streams.train_counts)
         self.step_of = make_train_step(
             job.model.module(policy.live, remat=stage.remat),
             tx,
@@ -95,6 +95,9 @@ class StageRun:
             start=self.data.start,
             label_smoothing=stage.label_smoothing,
             accumulate=parts,
+            mixup=stage.mixup,
+            cutmix=stage.cutmix,
+            class_weights=vector(self.class_weights),
         )
         batches = self.data.batches(plan, progress.step, self.total)
         self.batches = prefetch(batches, self.data.place)
@@ -276,21 +279,11 @@ class StageRun:
                 "optimizer": stage.optimizer,
                 "learning_rate": stage.lr,
                 "augment": stage.augment,
+                **stage.mixture,
+                "weight_of_class": self.class_weights or None,
                 "policy": policy.as_rows(stage.lr),
             }
         )
-
-
-def _parts(job: "Job", stage: Stage, policy: Policy) -> int:
-    """Parts of a batch: what the stage says, or else what is fastest."""
-    if stage.accumulate > 1 or policy.live or policy.boundary is not None:
-        # Live BatchNorm sees whole batches unless the user cuts them; above a boundary maps are
-        # small already.
-        return stage.accumulate
-    if not gains(tree.flatten(job.model.abstract["params"])):
-        return 1
-    rows = -(-min(job.batch_size, len(job.streams.train_labels)) // job.placement.multiple)
-    return parts_of(rows, job.model.architecture.image_size, gradients=True)
 
 
 def _counters(state: dict[str, Any]) -> dict[str, Any]:

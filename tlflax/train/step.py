@@ -20,6 +20,7 @@ from tlflax.errors import ConfigError, suggest
 from tlflax.heads import over_positions
 from tlflax.model import Classifier
 from tlflax.train import compiler
+from tlflax.train.mixing import MIXING, mix
 from tlflax.train.parts import in_parts
 from tlflax.train.state import State
 
@@ -51,21 +52,35 @@ def _apply(module: Classifier, variables: Mapping[str, Any], *args: Any, **kwarg
     return module.apply({**variables, "params": params}, *args, **kwargs)
 
 
-def _cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Per-example loss ``[B]``."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1])
-    if smoothing:
-        targets = optax.smooth_labels(targets, smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+def _targets(
+    rows: Mapping[str, jax.Array], classes: int, smoothing: float, class_weights: jax.Array | None
+) -> jax.Array:
+    """What the logits are compared with, ``[B, classes]``.
+
+    A mixed row has the targets of its two labels, by share; each label's targets are smoothed and
+    then multiplied by the weight of its class.
+    """
+
+    def of(labels: jax.Array) -> jax.Array:
+        targets = jax.nn.one_hot(labels, classes)
+        if smoothing:
+            targets = optax.smooth_labels(targets, smoothing)
+        return targets if class_weights is None else targets * class_weights[labels][:, None]
+
+    if "other" not in rows:
+        return of(rows["label"])
+    share = rows["share"][:, None]
+    return share * of(rows["label"]) + (1 - share) * of(rows["other"])
 
 
 class TrainStep:
     """``step(state, frozen, batch) -> (state, loss)``, compiled; ``state`` is donated.
 
     Args:
-      function: of (state, frozen, batch, key data).
+      function: of (state, frozen, batch, key data, class weights).
       seed: (run seed, stage index).
       remat: whether there are rematerialised blocks in it.
+      class_weights: float32 ``[classes]``, or ``None`` for none.
 
     Attributes:
       compiled: the jitted function.
@@ -76,6 +91,7 @@ class TrainStep:
         function: Callable[..., tuple[State, jax.Array]],
         seed: tuple[int, int],
         remat: bool = False,
+        class_weights: np.ndarray | None = None,
     ):
         # This pass of XLA:CPU removes the barriers before equal computations are merged, and with
         # them all that rematerialisation saves.
@@ -87,16 +103,17 @@ class TrainStep:
         )
         key = jax.random.fold_in(jax.random.key(seed[0]), seed[1])
         self._key = np.asarray(jax.random.key_data(key))
+        self._weights = class_weights
 
     def __call__(
         self, state: State, frozen: Mapping[str, tree.Flat], batch: Mapping[str, Any]
     ) -> tuple[State, jax.Array]:
         """Does one step."""
-        return self.compiled(state, frozen, batch, self._key)
+        return self.compiled(state, frozen, batch, self._key, self._weights)
 
     def lower(self, state: Any, frozen: Any, batch: Any) -> jax.stages.Lowered:
         """The program for these (perhaps abstract) arguments, not yet compiled."""
-        return self.compiled.lower(state, frozen, batch, self._key)
+        return self.compiled.lower(state, frozen, batch, self._key, self._weights)
 
 
 def make_train_step(
@@ -107,6 +124,9 @@ def make_train_step(
     start: str | None = None,
     label_smoothing: float = 0.0,
     accumulate: int = 1,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    class_weights: np.ndarray | None = None,
 ) -> TrainStep:
     """Builds ``step(state, frozen, batch) -> (state, loss)``; ``state`` is donated.
 
@@ -123,10 +143,16 @@ def make_train_step(
       accumulate: number of parts of each batch, computed one after the other; the loss is the
         mean over all real rows of the batch, whatever part they are in. Rows must be divisible
         by it. Live BatchNorm sees a part at a time and updates its statistics after each.
+      mixup: Beta parameter, 0 = off. The whole batch is mixed before it is cut into parts; what is
+        mixed is what the step begins with, with ``start`` features and not pixels. An answer
+        counts as correct if it is the label of the larger share.
+      cutmix: Beta parameter, 0 = off; see `tlflax.train.mixing.mix`.
+      class_weights: float32 ``[classes]``: the loss is ``sum(class weight * loss) / real rows``,
+        as Keras' ``class_weight`` has it; ``None`` for none. An argument of the program.
     """
     live = bool(module.backbone.live)  # type: ignore[attr-defined]
 
-    def share(state, frozen, rows, key, total):
+    def share(state, frozen, rows, key, total, class_weights):
         """What some rows add to the gradient and the sums of their batch of weight ``total``."""
 
         def loss_of(trainable):
@@ -143,7 +169,8 @@ def make_train_step(
                 rngs={"dropout": key},
                 mutable=["batch_stats"] if live else [],
             )
-            losses = _cross_entropy(logits, rows["label"], label_smoothing)
+            targets = _targets(rows, logits.shape[-1], label_smoothing, class_weights)
+            losses = optax.softmax_cross_entropy(logits, targets)
             return jnp.sum(losses * rows["weight"]) / total, (logits, updated)
 
         (loss, (logits, updated)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
@@ -156,21 +183,23 @@ def make_train_step(
         correct = jnp.sum((logits.argmax(-1) == rows["label"]) * rows["weight"])
         return {"gradient": gradient, "loss": loss, "correct": correct}, statistics
 
-    def step(state, frozen, batch, key):
+    def step(state, frozen, batch, key, class_weights=None):
         key = jax.random.fold_in(jax.random.wrap_key_data(key), state["step"])
         weight = jnp.sum(batch["weight"])
         total = jnp.maximum(weight, 1.0)
+        if mixup or cutmix:
+            batch = mix(batch, jax.random.fold_in(key, MIXING), mixup, cutmix)
 
         def add(carry, part):
             so_far, statistics = carry
             rows, i = part
             current = {**state, "statistics": statistics}
             key_of_part = jax.random.fold_in(key, i)
-            found, statistics = share(current, frozen, rows, key_of_part, total)
+            found, statistics = share(current, frozen, rows, key_of_part, total, class_weights)
             return (jax.tree.map(jnp.add, so_far, found), statistics), None
 
         if accumulate == 1:
-            found, statistics = share(state, frozen, batch, key, total)
+            found, statistics = share(state, frozen, batch, key, total, class_weights)
         else:
             zero = jnp.zeros((), jnp.float32)
             nothing = {
@@ -195,7 +224,8 @@ def make_train_step(
         }
         return new, found["loss"]
 
-    return TrainStep(step, seed, module.backbone.remat)  # type: ignore[attr-defined]
+    remat = module.backbone.remat  # type: ignore[attr-defined]
+    return TrainStep(step, seed, remat, class_weights)
 
 
 def _parts(batch: Mapping[str, jax.Array], number: int) -> dict[str, jax.Array]:
@@ -214,7 +244,7 @@ def _parts(batch: Mapping[str, jax.Array], number: int) -> dict[str, jax.Array]:
     return {
         k: jnp.reshape(v, (rows // number, number, *v.shape[1:])).swapaxes(0, 1)
         for k, v in batch.items()
-        if k in ("image", "label", "weight")
+        if k != "index"
     }
 
 

@@ -98,6 +98,12 @@ class Streams:
         return self._splits["train"].labels
 
     @property
+    def train_counts(self) -> dict[str, int]:
+        """Training images by class name, in label order."""
+        counts = np.bincount(self.train_labels, minlength=len(self._model.classes))
+        return dict(zip(self._model.classes, counts.tolist(), strict=True))
+
+    @property
     def val_labels(self) -> np.ndarray:
         """Labels of the validation split."""
         return self._splits["val"].labels
@@ -117,6 +123,9 @@ class Streams:
         place, leaves = self._prefix.place(variables, policy.boundary)
         # More views than epochs would be computed for nothing.
         views = min(self._caching.views, int(stage.epochs)) if augment else 1
+        if augment and stage.sampling == "balanced":
+            # Images of small classes come several times an epoch.
+            views = self._caching.views
         found = None
         if policy.boundary is not None and views:
             found = self._prefix.features(
