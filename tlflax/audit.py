@@ -22,7 +22,7 @@ from tlflax.command import run_command
 from tlflax.errors import ConfigError, DataError
 
 # Of the files of one finding, and of the classes; the rest is in the JSON.
-_SHOWN, _CLASSES = 5, 24
+_SHOWN, _CLASSES = 4, 24
 
 
 def text(report) -> str:
@@ -51,7 +51,8 @@ def text(report) -> str:
         found = [f for f in report.findings if f.severity == severity]
         lines += ["", f"{title}: {len(found) or 'nothing'}"]
         for finding in found:
-            lines.append(f"- {finding.message}. {finding.fix[:1].upper()}{finding.fix[1:]}.")
+            fix = f" {finding.fix[:1].upper()}{finding.fix[1:]}." if finding.fix else ""
+            lines.append(f"- {finding.message}.{fix}")
             lines += [f"    {file}" for file in finding.files[:_SHOWN]]
             if len(finding.files) > _SHOWN:
                 lines.append(f"    ... {len(finding.files) - _SHOWN} more (--out lists all)")

@@ -100,7 +100,7 @@ def check_inputs(
         # Without statistics the difference itself is the finding.
         wrong = not measure.remembered or measure(own) < distance
         return [_sentence(model, own, "auto", measure)] if wrong else []
-    rivals = _alternatives(used)
+    rivals = {n: c for n, c in _usual(used.order).items() if not _same(c, used)}
     best = min(rivals, key=lambda name: measure(rivals[name]))
     if distance <= _MUCH * max(measure(rivals[best]), _FITS):
         return []
@@ -178,16 +178,15 @@ def _same(a: Contract, b: Contract) -> bool:
     return (a.order, a.mean, a.std) == (b.order, b.mean, b.std) and np.isclose(a.scale, b.scale)
 
 
-def _alternatives(used: Contract) -> dict[str, Contract]:
+def _usual(order: str) -> dict[str, Contract]:
     """The usual contracts by name, for as many channels as the network has."""
-    if used.order != "L":
-        return {name: c for name, c in CONTRACTS.items() if not _same(c, used)}
-    grey = {
-        name: dataclasses.replace(CONTRACTS[name], order="L", mean=CONTRACTS[name].mean[:1],
-                                  std=CONTRACTS[name].std[:1])
-        for name in ("raw", "unit", "tf")
-    }  # fmt: skip
-    return {name: c for name, c in grey.items() if not _same(c, used)}
+    if order != "L":
+        return CONTRACTS
+    return {
+        name: dataclasses.replace(c, order="L", mean=c.mean[:1], std=c.std[:1])
+        for name, c in CONTRACTS.items()
+        if name in ("raw", "unit", "tf")
+    }
 
 
 def _rescaled_twice(model: Model) -> str | None:
@@ -209,8 +208,7 @@ def _rescaled_twice(model: Model) -> str | None:
 def _name(contract: Contract) -> str:
     """'tf' (RGB, x * 0.00784 - (1, 1, 1))."""
     text = contract.sentence().split(";")[0]
-    known = {**CONTRACTS, **_alternatives(contract)} if contract.order == "L" else CONTRACTS
-    names = [n for n, c in known.items() if _same(c, contract)]
+    names = [n for n, c in _usual(contract.order).items() if _same(c, contract)]
     return f"{names[0]!r} ({text})" if names else f"({text})"
 
 

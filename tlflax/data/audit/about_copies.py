@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tlflax.data.audit.facts import Facts
-from tlflax.data.audit.findings import Finding
+from tlflax.data.audit.findings import Finding, counted
 from tlflax.data.audit.twins import Pair
 
 _ORDER = ("train", "val", "test")
@@ -25,8 +25,8 @@ def about_copies(facts: Sequence[Facts], groups: Sequence[Sequence[int]]) -> lis
     if leaks:
         found.append(
             Finding(
-                "error", "leak", f"{len(leaks)} images are in more than one split, pixel for "
-                f"pixel{_shares(leaks, facts)}", "delete them from all splits but one",
+                "error", "leak", f"{counted(len(leaks), 'image')} in more than one split, pixel "
+                f"for pixel{_shares(leaks, facts)}", "delete them from all splits but one",
                 [" = ".join(f.file for f in reversed(g)) for g in leaks], len(leaks),
             )
         )  # fmt: skip
@@ -34,7 +34,7 @@ def about_copies(facts: Sequence[Facts], groups: Sequence[Sequence[int]]) -> lis
         found.append(
             Finding(
                 "error", "contradiction",
-                f"{len(mixed)} images are there under more than one label",
+                f"{counted(len(mixed), 'image')} under more than one label, pixel for pixel",
                 "correct the label, or delete them", [" = ".join(f.file for f in g) for g in mixed],
                 len(mixed),
             )
@@ -43,8 +43,9 @@ def about_copies(facts: Sequence[Facts], groups: Sequence[Sequence[int]]) -> lis
         extra = sum(len(g) - 1 for g in inside)
         found.append(
             Finding(
-                "note", "copies", f"{len(inside)} images are there several times within a split "
-                f"({extra} files too many)", "delete the copies: each counts as often as it occurs",
+                "note", "copies", f"{counted(len(inside), 'image')} several times within a split "
+                f"({counted(extra, 'file')} too many)",
+                "delete the copies: each counts as often as it occurs",
                 [" = ".join(f.file for f in g) for g in inside], len(inside),
             )
         )  # fmt: skip
@@ -59,7 +60,7 @@ def about_look_alikes(facts: Sequence[Facts], pairs: Sequence[Pair], whole: bool
         pairs: positions in them.
         whole: whether the splits are still to be cut.
     """
-    what = "the same picture with other pixels (re-encoded, resized, brightened or mirrored)"
+    what = "of the same picture with other pixels (re-encoded, resized, brightened or mirrored)"
     look = "look at the pairs; delete what is the same "
     across = [p for p in pairs if facts[p.first].split != facts[p.second].split]
     inside = [p for p in pairs if facts[p.first].split == facts[p.second].split]
@@ -70,16 +71,17 @@ def about_look_alikes(facts: Sequence[Facts], pairs: Sequence[Pair], whole: bool
     def tell(severity: str, kind: str, chosen: list[Pair], text: str, fix: str) -> None:
         if chosen:
             lines = [_pair(facts, p) for p in chosen]
-            found.append(Finding(severity, kind, f"{len(chosen)} {text}", fix, lines, len(chosen)))
+            message = f"{counted(len(chosen), 'pair')} {text}"
+            found.append(Finding(severity, kind, message, fix, lines, len(chosen)))
 
     later = [_sorted(facts, p) for p in across]
     tell(
-        "error", "leak_alike", across, f"pairs across splits are {what}{_shares(later, facts)}",
+        "error", "leak_alike", across, f"across splits {what}{_shares(later, facts)}",
         f"{look}from one side",
     )  # fmt: skip
-    tell("warning", "alike_labels", mixed, f"pairs with two labels are {what}", f"{look}or relabel")
+    tell("warning", "alike_labels", mixed, f"with two labels {what}", f"{look}or relabel")
     tell(
-        "warning" if whole else "note", "alike", alike, f"pairs within a split are {what}"
+        "warning" if whole else "note", "alike", alike, f"within a split {what}"
         + (": a cut into splits may part them" if whole else ""),
         look + ("before cutting" if whole else "if it should not count twice"),
     )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tlflax.data.audit.facts import Facts
-from tlflax.data.audit.findings import Finding
+from tlflax.data.audit.findings import Finding, counted
 from tlflax.data.audit.twins import SMALLEST
 from tlflax.evaluate.statistics import WIDE, images_needed, wilson
 
@@ -71,7 +71,8 @@ def about_rest(
     if hidden:
         found.append(
             Finding(
-                "warning", "unused", f"{len(hidden)} images are not used because of their names' suffix",
+                "warning", "unused",
+                f"{counted(len(hidden), 'image')} not used because of the name's suffix",
                 "rename them (.jpg, .png, ...)", [f"{f.file} is {f.format}" for f in hidden],
                 len(hidden),
             )
@@ -80,15 +81,15 @@ def about_rest(
     if other:
         found.append(
             Finding(
-                "note", "other", f"{len(other)} files or folders in class folders are no images",
-                "nothing: they are ignored", [f.file for f in other], len(other),
+                "note", "other", f"{counted(len(other), 'file')} or folders that are no images: "
+                "ignored", "", [f.file for f in other], len(other),
             )
         )  # fmt: skip
     if tiny:
         found.append(
             Finding(
-                "note", "not_compared", f"{tiny} images are flat or below {SMALLEST} pixels: for "
-                "them only copies pixel for pixel are looked for", "nothing", [], tiny,
+                "note", "not_compared", f"{counted(tiny, 'image')} flat or below {SMALLEST} "
+                "pixels: only copies pixel for pixel are looked for there", "", [], tiny,
             )
         )  # fmt: skip
     if not complete:

@@ -19,7 +19,7 @@ class Finding:
         severity: a key of `SEVERITIES`.
         kind: short name, for programs.
         message: what was found.
-        fix: what to do about it.
+        fix: what to do about it; empty if nothing.
         files: the images concerned; a pair reads 'test/a.png = train/b.png'.
         count: how many images, or whatever the message counts.
     """
@@ -34,3 +34,8 @@ class Finding:
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
+
+
+def counted(n: int, noun: str) -> str:
+    """Returns '1 image', '1,200 images'."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -140,7 +140,7 @@ def _sharp(images: np.ndarray) -> np.ndarray:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x.reshape(len(x), -1) for x in (a, b))
+    a, b = (x.reshape(len(x), x.shape[1] * x.shape[2]) for x in (a, b))
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
     scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / np.maximum(scale, 1e-6)
