@@ -15,8 +15,8 @@ from tlflax.data.audit.facts import Facts, look
 def photo(seed, height=64, width=64):
     """Noise over smooth blobs, so that no two look alike."""
     rng = np.random.default_rng(seed)
-    return np.clip(pixels(seed, height, width) * 0.6 + rng.normal(50, 30, (height, width, 3)), 2, 255
-    ).astype(np.uint8)  # fmt: skip
+    noise = rng.normal(50, 30, (height, width, 3))
+    return np.clip(pixels(seed, height, width) * 0.6 + noise, 2, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -103,7 +103,8 @@ CASES = {
     "opaque alpha": ("x.png", encoded(Image.fromarray(photo(95)).convert("RGBA")), {}),
     "palette": ("x.png", palette(), {"palette": "note"}),
     "palette hole": ("x.png", palette(True), {"palette": "note", "transparent": "note"}),
-    "cmyk": ("x.jpg", encoded(Image.fromarray(photo(96)).convert("CMYK"), "JPEG"), {"cmyk": "note"}),
+    "cmyk": ("x.jpg", encoded(Image.fromarray(photo(96)).convert("CMYK"), "JPEG"),
+             {"cmyk": "note"}),
     "16 bit": ("x.png", deep(65536), {"deep": "note"}),
     "16 bit colour": ("x.png", deep_colour(), {"deep": "note"}),
     "12 of 16 bit": ("x.png", deep(4096),

@@ -64,7 +64,7 @@ def test_split_chooses(tmp_path):
     assert "leak" in kinds(root)
     seen = examine(str(root), splits=("test",))
     assert seen.images == 3 and "leak" not in {f.kind for f in seen.findings}
-    with pytest.raises(ConfigError, match="no such split.*train, test.*did you mean test"):
+    with pytest.raises(ConfigError, match=r"no such split.*train, test.*did you mean test"):
         examine(str(root), splits=("tests",))
 
 

@@ -36,8 +36,8 @@ _RULES = (
     _Rule(
         "note", "rotated", lambda f: f.orientation in range(2, 9),
         "stored turned or mirrored, with an EXIF note that says so: tlflax turns them upright",
-        "PIL alone, TensorFlow and Keras leave them as stored; before a comparison with those, save "
-        "them upright",
+        "PIL alone, TensorFlow and Keras leave them as stored; to compare with those, save them "
+        "upright",
     ),
     _Rule(
         "note", "transparent", lambda f: f.clear,
