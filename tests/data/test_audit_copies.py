@@ -70,7 +70,7 @@ def test_copies_within_a_class_are_a_note(folder):
 
 CHANGES = {
     "jpeg 90": ({"fmt": "JPEG", "quality": 90}, ""),
-    "jpeg 30": ({"fmt": "JPEG", "quality": 30}, ""),
+    "jpeg 60": ({"fmt": "JPEG", "quality": 60}, ""),
     "webp": ({"fmt": "WEBP", "quality": 50}, ""),
     "half": ({"change": lambda i: i.resize((60, 48), Image.Resampling.BICUBIC)}, ""),
     "double": ({"change": lambda i: i.resize((240, 192)), "fmt": "JPEG"}, ""),
