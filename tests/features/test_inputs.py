@@ -30,8 +30,8 @@ def prepared(model, name):
     return other
 
 
-def picked(source, size, rule, count=inputs.LOOKED_AT):
-    split = load_dataset(source).train
+def picked(source, size, rule, cache=None, count=inputs.LOOKED_AT):
+    split = load_dataset(source, cache_dir=cache).train
     rows = np.linspace(0, len(split) - 1, count).round().astype(int)
     return Images(split.subset(rows), size, rule).batch(np.arange(count))
 
@@ -47,9 +47,9 @@ def glyphs():
     return model, weights_of(model)
 
 
-@pytest.fixture
-def digits():
-    return picked("digits", 32, Resize())
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return picked("digits", 32, Resize(), tmp_path_factory.mktemp("cache"))
 
 
 def test_grey_digits_under_the_right_contract_are_fine(glyphs, digits):
