@@ -15,6 +15,7 @@ nothing is known: only a second rescaling behind a layer that rescales is found.
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -175,7 +176,8 @@ def _trained_with(model: Model) -> Contract | None:
 
 def _same(a: Contract, b: Contract) -> bool:
     """Whether pixels become the same numbers; how images are resized is another matter."""
-    return (a.order, a.mean, a.std) == (b.order, b.mean, b.std) and np.isclose(a.scale, b.scale)
+    alike = (a.order, a.mean, a.std) == (b.order, b.mean, b.std)
+    return alike and math.isclose(a.scale, b.scale, rel_tol=1e-6)
 
 
 def _usual(order: str) -> dict[str, Contract]:

@@ -103,4 +103,4 @@ def about_rest(
 
 
 def _least(class_names: Sequence[str], count: np.ndarray) -> str:
-    return class_names[min(np.flatnonzero(count), key=lambda i: count[i])]
+    return class_names[min(np.flatnonzero(count).tolist(), key=lambda i: count[i])]
