@@ -18,7 +18,9 @@ from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
+from tlflax.evaluate.statistics import check_interval
 from tlflax.features.caching import Caching
+from tlflax.features.inputs import input_notes
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
 from tlflax.policy.checks import check_stages
@@ -226,6 +228,7 @@ def fit(
         start = model.load(start, weights) if weights else start
         # A copy: what is trained of it is gone after the first step.
         before = jax.device_get(start) if evaluate_start else None
+        notes += input_notes(model, start if weights else None, data.train)
         tuned = job(workdir, stages, start)
         save_model(workdir, model, tuned, weights, seed)
         scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None
@@ -237,8 +240,11 @@ def fit(
         validated = predictions_of(streams, finals, "val", data.val)
         # The only place where the test split is read.
         tested = predictions_of(streams, finals, "test", data.test)
+    test_score = score_of(tested, "tuned", model.classes)
+    for note in (late := check_interval(test_score)):
+        print(f"warning: {note}")
     report: dict[str, Any] = {
-        "test": score_of(tested, "tuned", model.classes),
+        "test": test_score,
         "validation": score_of(validated, "tuned", model.classes),
         "before": None,
         "baseline": None,
@@ -250,7 +256,7 @@ def fit(
         "cache": streams.summary(),
         "seed": seed,
         "versions": versions(),
-        "warnings": [*notes, *streams.notes],
+        "warnings": [*notes, *streams.notes, *late],
         "seconds": round(time.monotonic() - began, 2),
         "best_step": tuned.best["step"],
         "command": command,

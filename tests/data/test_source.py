@@ -70,10 +70,10 @@ def test_copies_never_straddle_a_cut(tmp_path, load):
 
 
 def test_given_splits_stay_and_copies_between_them_are_reported(tmp_path, load):
-    write_tree(tmp_path / "d", {"train/a": 9, "train/b": 9, "test/a": 3, "test/b": 3}, seed=0)
+    write_tree(tmp_path / "d", {"train/a": 9, "train/b": 9, "test/a": 6, "test/b": 6}, seed=0)
     (tmp_path / "d/test/a/000.png").write_bytes((tmp_path / "d/train/a/004.png").read_bytes())
     data = load()
-    assert len(data.test) == 6 and len(data.val) == 4 and len(data.train) == 14
+    assert len(data.test) == 12 and len(data.val) == 4 and len(data.train) == 14
     assert any("1 test images" in w and "test/a/000.png" in w for w in data.warnings)
     assert data.summary()["splits"].endswith("test: given")
 

@@ -38,10 +38,11 @@ def list_folder(path: str) -> Listing:
         kind = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"folder:{path}: {root} {kind}{suggest(root.name, siblings)}")
     warnings: list[str] = []
+    ignored: list[str] = []
     given = _split_folders(root, warnings)
     class_names = tuple(sorted(p.name for p in _folders(given["train"])))
     splits = {
-        name: _list_split(root, given[name], name, class_names, warnings)
+        name: _list_split(root, given[name], name, class_names, warnings, ignored)
         for name in ("train", "val", "test")
         if name in given
     }
@@ -66,7 +67,7 @@ def list_folder(path: str) -> Listing:
             del splits[name]
         elif missing:
             warnings.append(f"{given[name].name}/ has no images of {listing(missing)}")
-    return Listing(str(root), class_names, splits, warnings)
+    return Listing(str(root), class_names, splits, warnings, ignored)
 
 
 def _split_folders(root: Path, warnings: list[str]) -> dict[str, Path]:
@@ -107,7 +108,12 @@ def _split_folders(root: Path, warnings: list[str]) -> dict[str, Path]:
 
 
 def _list_split(
-    root: Path, folder: Path, name: str, class_names: tuple[str, ...], warnings: list[str]
+    root: Path,
+    folder: Path,
+    name: str,
+    class_names: tuple[str, ...],
+    warnings: list[str],
+    every_ignored: list[str],
 ) -> Split:
     index = {c: i for i, c in enumerate(class_names)}
     paths: list[str] = []
@@ -143,6 +149,7 @@ def _list_split(
             f"{folder.name}: {len(ignored)} files or folders that are no images are ignored "
             f"(e.g. {ignored[0]})"
         )
+        every_ignored += ignored
 
     def reader(row: int) -> bytes:
         try:

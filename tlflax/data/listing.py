@@ -21,6 +21,8 @@ class Split:
         reader: returns the encoded bytes at a position of the whole source.
         rows: int64 [N], the position of each image for `reader`.
         stamps: N strings that change when the bytes may have changed (size and mtime).
+        looks: N keys, equal for images whose decoded pixels are equal (empty before
+            `tlflax.data.copies` filled them in); otherwise the image's own hash.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Split:
     reader: Callable[[int], bytes] = field(repr=False)
     rows: np.ndarray = field(repr=False)
     stamps: list[str] = field(repr=False, default_factory=list)
+    looks: list[str] = field(repr=False, default_factory=list)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -56,6 +59,7 @@ class Split:
             hashes=pick(self.hashes),
             rows=self.rows[rows],
             stamps=pick(self.stamps),
+            looks=pick(self.looks),
         )
 
 
@@ -68,12 +72,14 @@ class Listing:
         class_names: names in label order.
         splits: given splits, a subset of 'train', 'val', 'test'; 'train' is always there.
         warnings: what was left out or looks wrong, one line each.
+        ignored: files inside class folders that are not taken for images.
     """
 
     root: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     warnings: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
     def restrict(self, classes: Sequence[str]) -> "Listing":
         """Keeps only the named classes (all if empty), in the source's own order.

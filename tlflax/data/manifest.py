@@ -4,20 +4,26 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from tlflax import folders
-from tlflax.data.decode import fault
+from tlflax.data.decode import preview
 from tlflax.data.listing import Split
 from tlflax.errors import ConfigError, DataError, listing, suggest
 
-_VERSION = 1
+_VERSION = 2
 _BAR_FROM = 2000  # images: fewer are checked in a few seconds, a bar would only flicker.
 ON_BAD_IMAGE = ("error", "skip")
 
 
 class Manifest:
-    """What is known about the images under one root: (stamp, SHA-256, fault) per file.
+    """What is known about the images under one root: one list per file.
+
+    It holds stamp, SHA-256 of the bytes, fault, and digests of the preview's and of the full
+    size's pixels. The last is filled in where two previews are equal (see `tlflax.data.copies`).
 
     An entry counts only while the stamp (size and mtime_ns) is the same. A file that cannot be
     parsed is rebuilt: the cache is only ever a saving of time.
@@ -38,7 +44,7 @@ class Manifest:
             stored = json.loads(self.path.read_text())
             if stored["version"] == _VERSION and stored["root"] == root:
                 images, labels = stored["images"], stored["labels"]
-                if all(len(entry) == 3 for entry in images.values()) and isinstance(labels, dict):
+                if all(len(entry) == 5 for entry in images.values()) and isinstance(labels, dict):
                     self.images, self.labels = images, labels
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.dirty = True  # missing or damaged: everything is looked at again.
@@ -48,10 +54,21 @@ class Manifest:
         entry = self.images.get(file)
         return (entry[1], entry[2]) if entry and entry[0] == stamp else None
 
-    def store(self, file: str, stamp: str, digest: str, reason: str | None) -> None:
-        """Remembers the hash and the fault of a file."""
-        self.images[file] = [stamp, digest, reason]
+    def store(self, file: str, stamp: str, digest: str, reason: str | None, small: str) -> None:
+        """Remembers the hash, the fault and the digest of the preview of a file."""
+        self.images[file] = [stamp, digest, reason, small, ""]
         self.dirty = True
+
+    def preview(self, file: str) -> str:
+        """Returns the digest of a stored file's preview."""
+        return self.images[file][3]
+
+    def pixels(self, file: str, compute: Callable[[], str]) -> str:
+        """Returns the digest of a stored file's pixels, computed when first asked for."""
+        entry = self.images[file]
+        if not entry[4]:
+            entry[4], self.dirty = compute(), True
+        return entry[4]
 
     def save(self) -> str | None:
         """Writes the manifest atomically if it changed; returns a warning if it cannot be."""
@@ -105,8 +122,8 @@ def check(
         for i in range(len(split))
         if manifest.lookup(split.files[i], split.stamps[i]) is None
     ]
-    for (split, i), (digest, reason) in zip(unknown, _inspect_all(unknown), strict=True):
-        manifest.store(split.files[i], split.stamps[i], digest, reason)
+    for (split, i), found in zip(unknown, _inspect_all(unknown), strict=True):
+        manifest.store(split.files[i], split.stamps[i], *found)
 
     skipped: list[dict[str, str]] = []
     good: dict[str, Split] = {}
@@ -128,8 +145,17 @@ def check(
     return good, skipped
 
 
+def pixel_digest(image: np.ndarray | None) -> str:
+    """Returns a digest of uint8 [H, W, 3] pixels and their shape; of no image, an empty one."""
+    if image is None:
+        return ""
+    h = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    h.update(np.ascontiguousarray(image).data)
+    return h.hexdigest()
+
+
 def _inspect_all(items: list[tuple[Split, int]]):
-    """Yields (hash, fault or None) per item, in order."""
+    """Yields (hash, fault or None, digest of the preview) per item, in order."""
     if not items:
         return
     # Decoding releases the GIL; a few threads more than cores hide the reading.
@@ -142,9 +168,10 @@ def _inspect_all(items: list[tuple[Split, int]]):
         yield from results
 
 
-def _inspect(split: Split, i: int) -> tuple[str, str | None]:
+def _inspect(split: Split, i: int) -> tuple[str, str | None, str]:
     try:
         data = split.read(i)
     except DataError as error:
-        return "", str(error).removeprefix(f"{split.files[i]}: ")
-    return hashlib.sha256(data).hexdigest(), fault(data)
+        return "", str(error).removeprefix(f"{split.files[i]}: "), ""
+    small, reason = preview(data)
+    return hashlib.sha256(data).hexdigest(), reason, pixel_digest(small)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tlflax.data import catalogue, digits, folder
+from tlflax.data import catalogue, copies, digits, folder
 from tlflax.data import splits as cutting
 from tlflax.data.listing import Listing, Split
 from tlflax.data.manifest import Manifest, check
@@ -120,10 +120,11 @@ def load_dataset(
         raise ConfigError(f"per_class must be a whole number >= 0, not {per_class!r}")
     if isinstance(classes, str):
         raise ConfigError(f"classes must be a tuple of names, not the string '{classes}'")
-    offered, manifest = _open(source, data_dir, cache_dir)
+    offered, manifest = open_source(source, data_dir, cache_dir)
     offered = offered.restrict(classes)
     try:
         given, skipped = check(offered.splits, manifest, on_bad_image)
+        copies.mark(given, manifest)
     finally:
         unsaved = manifest.save()
     warnings = list(offered.warnings) + ([unsaved] if unsaved else [])
@@ -132,6 +133,7 @@ def load_dataset(
             f"{len(skipped)} images were left out (on_bad_image=skip), e.g. "
             f"{skipped[0]['file']}: {skipped[0]['reason']}"
         )
+    warnings += copies.check_copies(given)
     parts, made = _cut(given, len(offered.class_names), amounts, seed, offered, warnings)
     if per_class:
         parts["train"] = _limit(parts["train"], per_class, seed, offered.class_names, warnings)
@@ -153,7 +155,17 @@ def load_dataset(
     )  # fmt: skip
 
 
-def _open(source, data_dir, cache_dir) -> tuple[Listing, Manifest]:
+def open_source(
+    source: str,
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> tuple[Listing, Manifest]:
+    """Lists the images of a source, unchecked and uncut; arguments as in `load_dataset`.
+
+    Raises:
+        ConfigError: there is no such kind of source.
+        DataError: its folders or features are not those of labelled images.
+    """
     scheme, _, rest = str(source).partition(":")
     if scheme == "folder" and rest:
         offered = folder.list_folder(rest)
@@ -219,7 +231,7 @@ def _cut(given, classes, amounts, seed, offered, warnings):
         counts = np.bincount(train.labels, minlength=classes)
         amount = amounts[name]
         wanted = cutting.targets(counts, amount, name, pool)
-        stay, out = cutting.cut(train.hashes, train.labels, wanted, cut_seed)
+        stay, out = cutting.cut(train.looks, train.labels, wanted, cut_seed)
         parts[name], train = train.subset(out, name), train.subset(stay)
         made[name] = (
             f"{amount} cut from the training images, stratified, by content hash, seed {cut_seed}"
@@ -231,31 +243,7 @@ def _cut(given, classes, amounts, seed, offered, warnings):
         if not len(parts[name]):
             raise DataError(f"{name}: no image can be cut from {pool.sum()} training images")
     parts["train"] = train
-    _warn_of_copies(given, warnings)
     return parts, made
-
-
-def _warn_of_copies(given: dict[str, Split], warnings: list[str]) -> None:
-    names = [n for n in ("train", "val", "test") if n in given]
-    for a, first in enumerate(names):
-        for second in names[a + 1 :]:
-            pairs = cutting.shared(given[first].hashes, given[second].hashes)
-            if pairs:
-                i, j = pairs[0]
-                warnings.append(
-                    f"{len(pairs)} {second} images are byte for byte in {first} too (e.g. "
-                    f"{given[second].files[j]} = {given[first].files[i]}): {second} numbers are "
-                    "too good by that much"
-                )
-    for name in names:
-        split = given[name]
-        mixed = cutting.ambiguous(split.hashes, split.labels)
-        if mixed:
-            pair = [f for f, h in zip(split.files, split.hashes, strict=True) if h == min(mixed)]
-            warnings.append(
-                f"{len(mixed)} images of {name} occur under more than one label "
-                f"(e.g. {listing(pair, 3)})"
-            )
 
 
 def _limit(split: Split, per_class: int, seed: int, class_names, warnings) -> Split:
@@ -263,4 +251,4 @@ def _limit(split: Split, per_class: int, seed: int, class_names, warnings) -> Sp
     short = [f"{class_names[i]} ({counts[i]})" for i in np.flatnonzero(counts < per_class)]
     if short:
         warnings.append(f"per_class={per_class}: fewer training images in {listing(short)}")
-    return split.subset(cutting.limit_per_class(split.hashes, split.labels, per_class, seed))
+    return split.subset(cutting.limit_per_class(split.looks, split.labels, per_class, seed))
