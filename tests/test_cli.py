@@ -102,7 +102,7 @@ def test_overrides(config, tmp_path, capsys, extra, words):
         ('({"name": "a", "epochs": 0},)', ["every stage has 0 epochs"]),
         ('({"name": "a", "epochs": 1}, {"name": "a", "epochs": 1})', ["two stages", "'a'"]),
         ('({"name": "a", "epochs": 1, "augment": "flop"},)', ["augment 'flop'", "flip"]),
-        ('({"name": "a", "epochs": 1, "stop": "accuracy>=1"},)', ["never at training"]),
+        ('({"name": "a", "epochs": 1, "stop": "accuracy>=1"},)', ["never at test"]),
         ('{"name": "a", "epochs": 1}', ["stages"]),
         ('("head",)', ["stages must be a tuple of dicts"]),
         ("()", ["the config has no stages"]),
