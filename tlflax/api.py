@@ -7,6 +7,7 @@ from typing import Any
 from tlflax.convert.store import Weights
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
+from tlflax.inside import Inside
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
 from tlflax.policy.policy import table
@@ -16,7 +17,7 @@ from tlflax.result import Picture, Run
 _SPLITS = ("train", "val", "test")
 
 
-class Classifier:
+class Classifier(Inside):
     """A backbone cut at an endpoint, with a head and pretrained weights; not yet trained.
 
     Made by `classifier`.
@@ -28,6 +29,25 @@ class Classifier:
     def endpoints(self) -> list[str]:
         """Names of the blocks up to the cut, in order."""
         return [b.name for b in self.model.blocks]
+
+    def _looked_at(self) -> tuple[Model, dict[str, Any]]:
+        variables = self.model.init(0, head_only=self.weights is not None)
+        return self.model, self.model.load(variables, self.weights) if self.weights else variables
+
+    def grad_cam(self, images: Any, endpoint: str = "auto", classes: Any = None) -> Any:
+        """Not yet: the head is untrained.
+
+        Raises:
+          ConfigError: always.
+        """
+        raise ConfigError(
+            "Grad-CAM needs a trained head, and this classifier's says nothing yet: train it with "
+            "tl.fit and ask the run that comes back; activations(...) work already"
+        )
+
+    def show_grad_cam(self, images: Any, endpoint: str = "auto", classes: Any = None) -> Any:
+        """Not yet, like `grad_cam`."""
+        return self.grad_cam(images, endpoint, classes)
 
     def summary(self, **fields: Any) -> None:
         """Prints what a stage with these fields would train (default: the head)."""

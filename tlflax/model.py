@@ -40,11 +40,16 @@ class Classifier(nn.Module):
     head: nn.Module
     endpoint: str
 
-    def __call__(self, x: jax.Array, *, start: str | None = None, train: bool = False) -> jax.Array:
-        """Logits ``[B, classes]`` from images, or from the output of block ``start``."""
+    def __call__(
+        self, x: jax.Array, *, start: str | None = None, train: bool = False, **inside: Any
+    ) -> jax.Array:
+        """Logits ``[B, classes]`` from images, or from the output of block ``start``.
+
+        ``inside``: ``record`` and ``shift`` of `Chain`, for looking at its layers.
+        """
         # The endpoint may lie inside a block, where a chain cannot start.
         if start != self.endpoint:
-            x = self.backbone(x, start=start, stop=self.endpoint, train=train)
+            x = self.backbone(x, start=start, stop=self.endpoint, train=train, **inside)
         return self.head(x, train=train)
 
     def features(self, x: jax.Array, *, stop: str | None = None) -> jax.Array:

@@ -5,7 +5,6 @@ Images in a folder named like a class count as labelled with it, and the accurac
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import numpy as np
 
 from tlflax.command import run_command
 from tlflax.compilation import keep_compiled
-from tlflax.errors import ConfigError, ConvertError, DataError, listing
+from tlflax.errors import ConfigError, ConvertError, DataError
+from tlflax.given import Given
+from tlflax.inside import Inside
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
-
-class Predictor:
+class Predictor(Inside):
     """A trained classifier read from a run directory.
 
     Attributes:
@@ -71,45 +70,29 @@ class Predictor:
         Raises:
           DataError: no image, an unreadable one, or an array of another kind.
         """
-        from tlflax.data.decode import decode, resize
         from tlflax.evaluate.metrics import Predictions
-        from tlflax.train.streams import resize_rule
 
-        size, rule = self.model.architecture.image_size, resize_rule(self.model)
+        given = Given(images, self.model)
         self.skipped: list[str] = []
-        if hasattr(images, "__array__"):
-            pixels = _checked(np.asarray(images))
-            files = [str(i) for i in range(len(pixels))]
-            labels = np.full(len(files), -1, np.int32)
-        else:
-            paths = [images] if isinstance(images, str | Path) else list(images)
-            for path in paths:
-                if not isinstance(path, str | Path):
-                    raise DataError(
-                        "images must be one uint8 array [N, H, W, 3], or paths of files and "
-                        f"folders, got a list with a {type(path).__name__}"
-                    )
-            files, labels = find_images(paths, self.classes)
-            pixels = None
-        batch_size = min(batch_size, len(files))
+        batch_size = min(batch_size, len(given))
         kept, rows = [], []
-        for first in range(0, len(files), batch_size):
+        for first in range(0, len(given), batch_size):
             batch = []
-            for i in range(first, min(first + batch_size, len(files))):
+            for i in range(first, min(first + batch_size, len(given))):
                 try:
-                    source = pixels[i] if pixels is not None else decode(_read(files[i]), files[i])
+                    batch.append(given.pixels(i))
                 except DataError as error:
                     if on_bad_image != "skip":
                         raise DataError(f"{error} (--on_bad_image=skip leaves it out)") from error
                     self.skipped.append(str(error))
                     continue
-                batch.append(resize(source, size, rule))
                 kept.append(i)
             if batch:
                 rows.append(self._run(np.stack(batch), batch_size))
         if not rows:
             raise DataError("no readable image among the given ones")
-        return Predictions([files[i] for i in kept], labels[kept], np.concatenate(rows))
+        files, labels = [given.files[i] for i in kept], given.labels[kept]
+        return Predictions(files, labels, np.concatenate(rows))
 
     def _run(self, batch: np.ndarray, rows: int) -> np.ndarray:
         # Always the same shape, so that the step is compiled once.
@@ -120,50 +103,6 @@ class Predictor:
     def classify(self, batch: np.ndarray) -> np.ndarray:
         """Probabilities ``[B, K]`` of uint8 pixels ``[B, H, W, 3]`` of the network's own size."""
         return np.exp(np.asarray(self._evaluate(self.variables, {"image": batch})))
-
-
-def _checked(images: np.ndarray) -> np.ndarray:
-    if images.ndim == 3:
-        images = images[None]
-    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
-        raise DataError(f"images must be RGB [N, H, W, 3], got shape {images.shape}")
-    if images.dtype != np.uint8:
-        low, high = float(images.min()), float(images.max())
-        raise DataError(
-            f"images must be uint8 in 0..255, got {images.dtype} in {low:g}..{high:g}; the model "
-            "scales them itself, pass the pixels as they are in the file"
-        )
-    return images
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
-def find_images(
-    paths: Sequence[str | Path], classes: Sequence[str]
-) -> tuple[list[str], np.ndarray]:
-    """Lists image files below ``paths``; the label is the parent folder's, -1 if it is no class.
-
-    Raises:
-      DataError: a path does not exist or nothing is found.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError(f"{path} does not exist")
-    if not files:
-        raise DataError(f"no images ({listing(SUFFIXES)}) in {listing(map(str, paths))}")
-    names = list(classes)
-    labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
-    return [str(p) for p in files], np.array(labels, np.int32)
 
 
 def main(argv: list[str]) -> None:

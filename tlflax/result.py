@@ -1,25 +1,32 @@
 """What a finished run is: numbers, pictures, and a model that can predict."""
 
 import dataclasses
+import functools
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlflax.convert.store import Weights
-from tlflax.data.decode import decode
+from tlflax.data.decode import thumbnail
 from tlflax.data.listing import Split
 from tlflax.errors import ConfigError
 from tlflax.evaluate.metrics import Predictions, summarise
+from tlflax.inside import Inside
+from tlflax.picture import Picture
+from tlflax.report.exhibits import Exhibits
 from tlflax.train.streams import Streams
 from tlflax.versions import versions_of
 
+if TYPE_CHECKING:
+    from tlflax.predict import Predictor
+
 _PACKAGES = ("tlflax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-_THUMBNAIL = 160  # pixels, longest side
+_THUMBNAIL = 192  # pixels, longest side
 
 
 def versions() -> dict[str, str]:
@@ -62,22 +69,8 @@ def score_of(
     return summarise(predictions[name], classes) if predictions else None
 
 
-class Picture:
-    """A PNG that a notebook shows and `save` writes."""
-
-    def __init__(self, png: bytes):
-        self.png = png
-
-    def _repr_png_(self) -> bytes:
-        return self.png
-
-    def save(self, path: str | Path) -> None:
-        """Writes the file."""
-        Path(path).write_bytes(self.png)
-
-
 @dataclasses.dataclass
-class Run:
+class Run(Inside):
     """A finished run.
 
     Attributes:
@@ -145,33 +138,93 @@ class Run:
         plots.confusion(summary["confusion"], list(summary["per_class"]), buffer)
         return Picture(buffer.getvalue())
 
+    def reliability(self) -> Picture:
+        """Reliability diagram: whether it is right as often as it says.
+
+        Raises:
+          ConfigError: the run has none (no labelled images, or an older version wrote it).
+        """
+        from tlflax.report.reliability import reliability
+
+        calibration = self.results.get("calibration")
+        if not calibration:
+            raise ConfigError(f"{self.folder} has no calibration in its report.json")
+        buffer = io.BytesIO()
+        reliability(calibration, buffer)
+        return Picture(buffer.getvalue())
+
+    def mistakes(self) -> Picture:
+        """The most confident mistakes.
+
+        Raises:
+          ConfigError: there are none, or none whose picture is in the run directory.
+        """
+        from tlflax.report import gallery
+
+        return Picture(gallery.mistakes(self._pictures("mistakes", "nothing was wrong")))
+
+    def samples(self) -> Picture:
+        """Training images of each class.
+
+        Raises:
+          ConfigError: the run directory holds none.
+        """
+        from tlflax.report import gallery
+
+        return Picture(gallery.samples(self._pictures("samples", "it was written without")))
+
+    def _pictures(self, kind: str, otherwise: str) -> list[dict[str, Any]]:
+        """Small pictures of the report, with what is known of each."""
+        path = self.folder / "pictures.json"
+        if not path.is_file():
+            raise ConfigError(f"{self.folder} has no pictures.json: an older version wrote it")
+        found = json.loads(path.read_text(encoding="utf-8"))[kind]
+        if not any(entry.get("picture") or entry.get("pictures") for entry in found):
+            raise ConfigError(f"{self.folder} holds no pictures of {kind}: {otherwise}")
+        return found
+
     def predict(self, images: Any) -> Predictions:
         """Predicts with the best checkpoint.
 
         Args:
           images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
         """
+        return self._predictor.predict(images)
+
+    @functools.cached_property
+    def _predictor(self) -> "Predictor":
         from tlflax.predict import Predictor
 
-        return Predictor.open(self.folder).predict(images)
+        return Predictor.open(self.folder)
 
-    def write(self, split: Split, config: dict[str, Any], classes: Sequence[str]) -> None:
-        """Writes report.json, predictions.csv, the plots and report.html."""
+    def _looked_at(self) -> tuple[Any, dict[str, Any]]:
+        return self._predictor.model, self._predictor.variables
+
+    def write(
+        self,
+        split: Split,
+        config: dict[str, Any],
+        classes: Sequence[str],
+        exhibits: Callable[[], Exhibits] = Exhibits,
+    ) -> None:
+        """Writes report.json, predictions.csv, the pictures and report.html.
+
+        Args:
+          split: images of the predictions.
+          config: recorded.
+          classes: names in label order.
+          exhibits: decodes and computes further pictures.
+        """
         from tlflax.report.document import write_report
 
         assert self.predictions is not None
 
-        def thumbnail(i: int) -> np.ndarray:
-            import cv2
-
-            image = decode(split.read(i), split.files[i])
-            scale = min(1.0, _THUMBNAIL / max(image.shape[:2]))
-            size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-            return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        def picture(i: int) -> np.ndarray:
+            return thumbnail(split.read(i), split.files[i], _THUMBNAIL)
 
         write_report(
             self.folder, self.results, self.history, self.baseline_history, self.predictions,
-            thumbnail, config, classes,
+            picture, config, classes, exhibits,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
 from tlflax.evaluate.statistics import check_interval
+from tlflax.exhibits import prepare
 from tlflax.features.caching import Caching
 from tlflax.features.inputs import input_notes
 from tlflax.model import Architecture, Model
@@ -30,6 +31,7 @@ from tlflax.policy.stage import Stage, make_stage
 from tlflax.result import Run, describe_weights, predictions_of, score_of, versions
 from tlflax.train.devices import Placement
 from tlflax.train.interrupt import Guard
+from tlflax.train.log import note_test
 from tlflax.train.loop import Job, Outcome, train
 from tlflax.train.memory import keep_freed_memory
 from tlflax.train.progress import SELECT
@@ -276,12 +278,19 @@ def fit(
             "stages": scratch.stages,
             "epochs": scratch.stages[0]["epochs"],
         }
-    shown = tested or validated
+    shown, split = (tested, data.test) if tested else (validated, data.val)
     if scratch is not None:
         rival = workdir / "baseline" / "predictions.csv"
         write_predictions(rival, shown["scratch"], model.classes)
+    used = [(stage, (seed, i)) for i, stage in enumerate(stages)]
+    used += [(baseline, (seed, 0))] if baseline else []
+    validation = validated.get("tuned")
+    more, exhibits = prepare(model, tuned.variables, data, used, shown["tuned"], validation, split)
+    report |= more
+    if report["test"]:
+        note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
-    result.write(data.test if tested else data.val, config or {}, model.classes)
+    result.write(split, config or {}, model.classes, exhibits)
     print(result.headline())
     return result
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tlflax.evaluate.metrics import Predictions, summarise
+from tlflax.evaluate.reliability import calibration
 
 
 def predictions(names, n, accuracy, seed=0, folder="test"):
@@ -151,5 +152,9 @@ def run(names, n=300, accuracy=0.9, stages=(("head", 5), ("tune", 8)), baseline=
         "command": "python -m tlflax.main --config configs/finetune.py --workdir runs/pets",
         "date": "2026-11-22T18:05:00",
         "best_step": best["step"],
+        "calibration": calibration(
+            test, predictions(names, n // 2 + 1, accuracy + 0.02, seed=1), "test"
+        ),
+        "grad_cam": {"endpoint": "block5_pool", "reason": None},
     }
     return report | extra, rows, scratch, test

@@ -6,7 +6,7 @@ starts, what a learning rate is attached to, and the first part of every paramet
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -39,15 +39,24 @@ class Tap:
       stop: layer name at which the pass ends, or ``None``.
       live: whether BatchNorm in the current block uses (and updates) batch statistics.
       record: if a dict, receives every marked output by layer name.
+      shift: what is added to the outputs of some layers.
     """
 
-    def __init__(self, stop: str | None, record: dict[str, jax.Array] | None):
+    def __init__(
+        self,
+        stop: str | None,
+        record: dict[str, jax.Array] | None,
+        shift: Mapping[str, jax.Array] | None = None,
+    ):
         self.stop = stop
         self.record = record
+        self.shift = shift or {}
         self.live = False
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
         """Marks ``x`` as the output of layer ``name``."""
+        if name in self.shift:
+            x = x + self.shift[name].astype(x.dtype)
         if self.record is not None:
             self.record[name] = x
         if name == self.stop:
@@ -95,6 +104,7 @@ class Chain(nn.Module):
         stop: str | None = None,
         train: bool = False,
         record: dict[str, jax.Array] | None = None,
+        shift: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Runs part of the chain.
 
@@ -105,6 +115,8 @@ class Chain(nn.Module):
           stop: block or inner layer to stop at (inclusive); ``None`` runs to the end.
           train: whether blocks named in ``live`` use batch statistics.
           record: if given, filled with every layer output on the way, by name.
+          shift: added to the outputs of the layers it names. The derivative with respect to a
+            shift of zeros is the derivative with respect to that layer's output.
 
         Returns:
           Output of ``stop``.
@@ -121,7 +133,7 @@ class Chain(nn.Module):
             return x
         # Only now: 0..255 minus a mean loses digits in bfloat16 that the network was trained on.
         x = x.astype(self.precision)
-        tap = Tap(stop, record)
+        tap = Tap(stop, record, shift)
         # Recorded values must outlive the block, and a recomputed one's do not.
         remat = self.remat and record is None
         try:

@@ -20,6 +20,7 @@ class Block:
       parameters: scalars in ``params``.
       statistics: scalars in ``batch_stats``.
       layers: names of the layers inside, in order, the block's own last.
+      layer_shapes: their output shapes without batch.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Block:
     parameters: int
     statistics: int
     layers: tuple[str, ...]
+    layer_shapes: tuple[tuple[int, ...], ...]
 
 
 def abstract_variables(chain: Chain, size: int, stop: str | None = None) -> dict:
@@ -62,7 +64,8 @@ def measure(chain: Chain, size: int, stop: str | None = None) -> tuple[list[Bloc
             stats = tree.flatten(variables.get("batch_stats", {}).get(name, {}))
             stride = round(size / shape[0]) if len(shape) == 3 else size
             counts = tree.count(params), tree.count(stats)
-            blocks.append(Block(name, shape, stride, *counts, tuple(pending)))
+            inside = tuple(pending), tuple(record[layer] for layer in pending)
+            blocks.append(Block(name, shape, stride, *counts, *inside))
             pending = []
     return blocks, variables
 

@@ -107,6 +107,31 @@ def decode_resized(data: bytes, name: str, size: int, rule: Resize) -> np.ndarra
     return _centre(np.asarray(image), size)
 
 
+def thumbnail(data: bytes, name: str, side: int) -> np.ndarray:
+    """Decodes a small picture for people to look at; no network should be shown it.
+
+    JPEGs are decoded at a fraction of their size, which is many times faster.
+
+    Returns:
+        uint8 RGB, its longer side at most ``side``.
+
+    Raises:
+        DataError: as `decode`.
+    """
+    _quieten()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.format == "JPEG":
+                image.draft(image.mode, (2 * side, 2 * side))
+            small = _upright_rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: {_reason(data, error)}") from error
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(small)
+
+
 def _load(data: bytes, name: str) -> Image.Image:
     _quieten()
     try:

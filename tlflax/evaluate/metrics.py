@@ -64,6 +64,11 @@ class Predictions:
         """Whether the predicted class is the true one, bool [N]; False where it is unknown."""
         return self.predicted == self.labels
 
+    def surest_mistakes(self, count: int) -> list[int]:
+        """Positions of the wrong predictions with the highest probability, the surest first."""
+        wrong = np.flatnonzero((self.labels != UNKNOWN) & ~self.correct)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:count].tolist()
+
 
 def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     """Computes the numbers of ``report.json`` for one split.
@@ -80,8 +85,9 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
 
     Returns:
       ``{"accuracy", "accuracy_ci95": [lo, hi], "balanced_accuracy", "n", "loss", "per_class":
-      {name: {"precision", "recall", "recall_ci95", "f1", "n"}}, "confusion": [[int]]}`` with rows
-      of the confusion matrix for the true classes; plain Python numbers throughout.
+      {name: {"precision", "recall", "recall_ci95", "f1", "n"}}, "confusion": [[int]],
+      "most_confused": [...]}`` with rows of the confusion matrix for the true classes, and
+      `most_confused` of it; plain Python numbers throughout.
 
     Raises:
       ValueError: if the number of names is not K, or a name occurs twice.
@@ -125,7 +131,35 @@ def summarise(p: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
             )
         },
         "confusion": matrix.tolist(),
+        "most_confused": most_confused(matrix, names),
     }
+
+
+def most_confused(
+    confusion: Sequence[Sequence[int]] | np.ndarray, class_names: Sequence[str], count: int = 10
+) -> list[dict[str, Any]]:
+    """The largest entries beside the diagonal of a confusion matrix (rows: true classes).
+
+    Returns:
+      At most ``count`` of ``{"true", "predicted", "count", "n", "share"}``, the most frequent
+      first: ``count`` of the ``n`` images of class ``true`` were taken for ``predicted``.
+    """
+    counts = np.array(confusion, int)
+    rows = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:count]
+    cells = [divmod(int(cell), len(counts)) for cell in order]
+    return [
+        {
+            "true": class_names[i],
+            "predicted": class_names[j],
+            "count": int(counts[i, j]),
+            "n": int(rows[i]),
+            "share": float(counts[i, j] / rows[i]),
+        }
+        for i, j in cells
+        if counts[i, j]
+    ]
 
 
 def write_predictions(path: str | os.PathLike, p: Predictions, class_names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from tlflax.atomic import replacing
 from tlflax.evaluate.metrics import Predictions, write_predictions
-from tlflax.report import plots
-from tlflax.report.html import Thumbnail, write_html
+from tlflax.report import sections
+from tlflax.report.exhibits import Exhibits
+from tlflax.report.figures import figures
+from tlflax.report.html import write_html
+from tlflax.report.page import pack
+from tlflax.report.sections import Thumbnail
 
 
 def plain(value: Any) -> Any:
@@ -59,8 +63,11 @@ def write_report(
     thumbnail: Thumbnail,
     config: dict[str, Any],
     class_names: Sequence[str],
+    exhibits: Callable[[], Exhibits] = Exhibits,
 ) -> None:
-    """Writes report.json, predictions.csv, curves.png, confusion.png and report.html.
+    """Writes report.json, predictions.csv, the plots, pictures.json and report.html.
+
+    ``pictures.json`` holds the small pictures of the page, for `tlflax.result.Run.mistakes`.
 
     The numbers come first and the page last: if drawing fails, they are there.
 
@@ -73,6 +80,7 @@ def write_report(
       thumbnail: gives the picture of prediction ``i`` ([H, W, 3] uint8), or None.
       config: the configuration of the run.
       class_names: K names.
+      exhibits: decodes and computes the other pictures, after the numbers have been written.
     """
     run_dir = Path(run_dir)
     report = plain(report)
@@ -81,17 +89,20 @@ def write_report(
     with replacing(run_dir / "report.json") as temporary:
         temporary.write_text(to_json(report) + "\n", encoding="utf-8", errors="backslashreplace")
     write_predictions(run_dir / "predictions.csv", predictions, class_names)
-    summary = report["test"] or report["validation"]
-    with replacing(run_dir / "curves.png") as temporary:
-        plots.curves(history, baseline_history, temporary, best_step=report.get("best_step"))
-    with replacing(run_dir / "confusion.png") as temporary:
-        plots.confusion(summary["confusion"], class_names, temporary)
+    plots = figures(report, history, baseline_history, class_names)
+    for name, (light, _) in plots.items():
+        with replacing(run_dir / f"{name}.png") as temporary:
+            temporary.write_bytes(light)
+    pictures = sections.pictures(exhibits(), predictions, class_names, thumbnail)
+    with replacing(run_dir / "pictures.json") as temporary:
+        temporary.write_text(json.dumps(pictures) + "\n", encoding="utf-8")
     write_html(
         run_dir / "report.html",
         report,
         history,
         baseline_history,
         predictions,
-        thumbnail,
         config,
+        {name: pack(*both) for name, both in plots.items()},
+        pictures,
     )

@@ -160,22 +160,44 @@ def preview(
     """
     _require("rows", rows)
     _require("columns", columns)
-    change = make_augment(augment, size)
-    rule = resize or Resize()
-    key = (seed,) if isinstance(seed, int) else tuple(seed)
     images: list[np.ndarray] = []
     captions: list[str] = []
-    for i in choose(split.labels, rows, key[0]):
-        images.append(_original(split, i, size, rule))
-        held = decode_resized(split.read(i), split.files[i], held_size(change, size), rule)
-        for epoch in range(columns - 1):
-            # The key of tlflax.data.pipeline.
-            rng = generator(key, AUGMENT, epoch, i)
-            images.append(held if change is None else change.apply(held, rng))
+    for i, found in versions(split, augment, size, resize, rows, columns, seed):
+        images += found
         name = class_names[int(split.labels[i])] if len(class_names) else ""
         captions += [name] + [""] * (columns - 1)
     headings = ["original", *(f"version {k}" for k in range(1, columns))]
     return grid(images, captions, columns, title=str(augment), headings=headings, dark=dark)
+
+
+def versions(
+    split: Split,
+    augment: str,
+    size: int,
+    resize: Resize | None = None,
+    rows: int = 4,
+    columns: int = 6,
+    seed: int | Sequence[int] = 0,
+) -> list[tuple[int, list[np.ndarray]]]:
+    """What `preview` draws.
+
+    Returns:
+        For each row the position of its image in the split, and ``columns`` uint8 [size, size, 3]:
+        the image itself, then versions of it.
+    """
+    change = make_augment(augment, size)
+    rule = resize or Resize()
+    key = (seed,) if isinstance(seed, int) else tuple(seed)
+    found = []
+    for i in choose(split.labels, rows, key[0]):
+        held = decode_resized(split.read(i), split.files[i], held_size(change, size), rule)
+        images = [_original(split, i, size, rule)]
+        for epoch in range(columns - 1):
+            # The key of tlflax.data.pipeline.
+            rng = generator(key, AUGMENT, epoch, i)
+            images.append(held if change is None else change.apply(held, rng))
+        found.append((i, images))
+    return found
 
 
 def choose(labels: np.ndarray, count: int, seed: int = 0) -> list[int]:

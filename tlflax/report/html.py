@@ -1,105 +1,20 @@
 """The report as one page that needs nothing but itself: no network, no scripts."""
 
-import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from tlflax.atomic import replacing
 from tlflax.evaluate.metrics import UNKNOWN, Predictions
-from tlflax.report import plots, style
-from tlflax.report.page import data_uri, figure, render
-
-MISTAKES = 12
-"""Thumbnails of the most confident mistakes."""
-
-PAIRS = 10
-"""Rows of the table of the most frequent confusions."""
+from tlflax.report import plots, sections, style
+from tlflax.report.page import render
 
 MANY = 20
 """With more classes, long tables are folded and the weakest classes come first."""
 
 UNEVEN = 1.5
 """From this ratio of the largest class to the smallest on, the balanced accuracy is shown."""
-
-THUMBNAIL = 192
-"""Longer side of a thumbnail in pixels: twice its size on the page."""
-
-Thumbnail = Callable[[int], np.ndarray | None]
-
-
-def picture(image: np.ndarray | None) -> str | None:
-    """Turns pixels into a small data URI.
-
-    Args:
-      image: [H, W], [H, W, 1] or [H, W, 3]; uint8, or float in 0..1.
-
-    Returns:
-      The address of a PNG (tiny pictures, enlarged in whole steps) or JPEG; None for None.
-    """
-    if image is None:
-        return None
-    pixels = np.asarray(image)
-    if pixels.dtype.kind == "f":
-        pixels = np.nan_to_num(pixels).clip(0, 1) * 255
-    pixels = pixels.clip(0, 255).astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    small = Image.fromarray(pixels)
-    longer = max(small.size)
-    stream = io.BytesIO()
-    if longer <= THUMBNAIL // 2:
-        # Pixels of an 8x8 digit stay squares instead of becoming a blur.
-        factor = THUMBNAIL // longer
-        small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST).save(
-            stream, "png", optimize=True
-        )
-        return data_uri(stream.getvalue(), "png")
-    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    small.save(stream, "jpeg", quality=85)
-    return data_uri(stream.getvalue(), "jpeg")
-
-
-def _mistakes(
-    predictions: Predictions, class_names: Sequence[str], thumbnail: Thumbnail
-) -> list[dict[str, Any]]:
-    """Returns the wrong predictions with the highest probability, pictures included."""
-    wrong = np.flatnonzero((predictions.labels != UNKNOWN) & ~predictions.correct)
-    order = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:MISTAKES]
-    return [
-        {
-            "picture": picture(thumbnail(int(i))),
-            "file": predictions.files[i],
-            "true": class_names[int(predictions.labels[i])],
-            "predicted": class_names[int(predictions.predicted[i])],
-            "probability": float(predictions.confidence[i]),
-        }
-        for i in order
-    ]
-
-
-def _confusions(summary: dict[str, Any], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the largest entries beside the diagonal."""
-    counts = np.array(summary["confusion"], int)
-    rows = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
-    cells = [divmod(int(cell), len(counts)) for cell in order]
-    return [
-        {
-            "true": class_names[i],
-            "predicted": class_names[j],
-            "count": int(counts[i, j]),
-            "n": int(rows[i]),
-            "share": counts[i, j] / rows[i],
-        }
-        for i, j in cells
-        if counts[i, j]
-    ]
 
 
 def _commonest(summary: dict[str, Any]) -> dict[str, Any] | None:
@@ -129,8 +44,9 @@ def _view(
     history: Sequence[dict[str, Any]],
     baseline_history: Sequence[dict[str, Any]] | None,
     predictions: Predictions,
-    thumbnail: Thumbnail,
     config: dict[str, Any],
+    figures: Mapping[str, Any],
+    pictures: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Collects everything the template shows; the template only lays it out."""
     summary = report["test"] or report["validation"]
@@ -154,22 +70,24 @@ def _view(
         "stage_groups": [
             group
             for group in (
-                {"title": "", "stages": report["stages"]},
-                {"title": "Baseline from scratch", "stages": baseline.get("stages") or []},
+                {"title": "", "key": "", "stages": report["stages"]},
+                {
+                    "title": "Baseline from scratch",
+                    "key": "baseline.",
+                    "stages": baseline.get("stages") or [],
+                },
             )
             if group["stages"]
         ],
         "dashed": bool(baseline_history),
-        "curves": figure(
-            plots.curves, history, baseline_history, best_step=report.get("best_step")
-        ),
+        "figures": figures,
         "chosen": plots.chosen(history, report.get("best_step")),
-        "confusion": figure(plots.confusion, summary["confusion"], class_names),
-        "confusions": _confusions(summary, class_names),
         "classes": _classes(summary),
         "many": len(class_names) > MANY,
-        "mistakes": _mistakes(predictions, class_names, thumbnail),
+        **pictures,
         "wrong": int(((predictions.labels != UNKNOWN) & ~predictions.correct).sum()),
+        "calibration": sections.calibration(report),
+        "grad_cam": report.get("grad_cam") or {},
         "class_names": class_names,
         "counts": counts,
         "totals": {split: sum(by_class.values()) for split, by_class in counts.items()},
@@ -192,8 +110,9 @@ def write_html(
     history: Sequence[dict[str, Any]],
     baseline_history: Sequence[dict[str, Any]] | None,
     predictions: Predictions,
-    thumbnail: Thumbnail,
     config: dict[str, Any],
+    figures: Mapping[str, Any],
+    pictures: Mapping[str, Any],
 ) -> None:
     """Writes the page.
 
@@ -203,12 +122,13 @@ def write_html(
       history: rows of ``metrics.jsonl``.
       baseline_history: the same for training from scratch, if that was done.
       predictions: of the test split, or of the validation split where there is no test split.
-      thumbnail: gives the picture of prediction ``i`` ([H, W, 3] uint8), or None.
       config: the configuration of the run.
+      figures: plots by name, as `tlflax.report.page.pack` gives them.
+      pictures: what `tlflax.report.sections.pictures` returns.
     """
     page = render(
         "template.html",
-        _view(report, history, baseline_history, predictions, thumbnail, config),
+        _view(report, history, baseline_history, predictions, config, figures, pictures),
     )
     with replacing(path) as temporary:
         # A file name that is not valid UTF-8 must not cost the user the whole report.

@@ -55,6 +55,7 @@ class StageRun:
         self.job, self.progress, self.checkpoints, self.log = job, progress, checkpoints, log
         self.stage, self.policy = job.stages[progress.stage], job.policies[progress.stage]
         stage, policy = self.stage, self.policy
+        log.begin(job, stage)
         parts = parts_of_stage(job, stage, policy)
         plan = TrainPlan(
             len(job.streams.train_labels), job.batch_size, (job.seed, progress.stage),
@@ -259,6 +260,7 @@ class StageRun:
         kept = chosen is not None and chosen["fraction"] == 0
         best = progress.best if kept else progress.stage_best
         assert best is not None
+        self.log.end(stage.name, best)
         progress.results.append(
             {
                 "name": stage.name,

@@ -1,0 +1,106 @@
+"""Images given by hand: an array, files or folders, brought to the size of a network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlflax.errors import DataError, listing
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+class Given:
+    """Images given by hand, one by one in the size of a network.
+
+    Args:
+      images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+      model: the network.
+
+    Attributes:
+      files: N paths, or numbers.
+      labels: int32 [N]: the class that a file's folder is named after, or -1.
+    """
+
+    def __init__(self, images: Any, model: Any):
+        from tlflax.train.streams import resize_rule
+
+        self._size, self._rule = model.architecture.image_size, resize_rule(model)
+        self._pixels: np.ndarray | None = None
+        if hasattr(images, "__array__"):
+            self._pixels = _checked(np.asarray(images))
+            self.files = [str(i) for i in range(len(self._pixels))]
+            self.labels = np.full(len(self.files), -1, np.int32)
+            return
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        for path in paths:
+            if not isinstance(path, str | Path):
+                raise DataError(
+                    "images must be one uint8 array [N, H, W, 3], or paths of files and "
+                    f"folders, got a list with a {type(path).__name__}"
+                )
+        self.files, self.labels = find_images(paths, model.classes)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pixels(self, i: int) -> np.ndarray:
+        """Image ``i``, uint8 [S, S, 3].
+
+        Raises:
+          DataError: it cannot be read.
+        """
+        from tlflax.data.decode import decode, resize
+
+        source = self._pixels[i] if self._pixels is not None else None
+        source = decode(_read(self.files[i]), self.files[i]) if source is None else source
+        return resize(source, self._size, self._rule)
+
+    def all(self) -> np.ndarray:
+        """All images, uint8 [N, S, S, 3]."""
+        return np.stack([self.pixels(i) for i in range(len(self))])
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise DataError(f"images must be RGB [N, H, W, 3], got shape {images.shape}")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        raise DataError(
+            f"images must be uint8 in 0..255, got {images.dtype} in {low:g}..{high:g}; the model "
+            "scales them itself, pass the pixels as they are in the file"
+        )
+    return images
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def find_images(
+    paths: Sequence[str | Path], classes: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """Lists image files below ``paths``; the label is the parent folder's, -1 if it is no class.
+
+    Raises:
+      DataError: a path does not exist or nothing is found.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist")
+    if not files:
+        raise DataError(f"no images ({listing(SUFFIXES)}) in {listing(map(str, paths))}")
+    names = list(classes)
+    labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
+    return [str(p) for p in files], np.array(labels, np.int32)
