@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tiny import quick_compilation  # noqa: F401
 
 from tlflax import run as runs
+from tlflax import setup
 from tlflax.report.document import plain
 from tlflax.result import Run
 
@@ -206,26 +207,26 @@ def test_what_a_run_directory_holds(finished):
 def test_stages_are_read_and_checked():
     from tlflax.errors import ConfigError
 
-    kept = runs.read_stages([{"name": "a", "epochs": 0}, {"name": "b", "epochs": 1}], "flip")
+    kept = setup.read_stages([{"name": "a", "epochs": 0}, {"name": "b", "epochs": 1}], "flip")
     assert [(s.name, s.augment) for s in kept] == [("b", "flip")]
-    assert runs.read_stages([{"name": "b", "epochs": 1, "augment": "none"}], "flip")[0].augment == (
-        "none"
-    )
+    assert setup.read_stages([{"name": "b", "epochs": 1, "augment": "none"}], "flip")[
+        0
+    ].augment == ("none")
     with pytest.raises(ConfigError, match="two stages"):
-        runs.read_stages([{"name": "b", "epochs": 1}] * 2)
+        setup.read_stages([{"name": "b", "epochs": 1}] * 2)
     with pytest.raises(ConfigError, match="a stage is a dict"):
-        runs.read_stages(["head"])
+        setup.read_stages(["head"])
 
 
 def test_the_baseline_takes_the_stages_augmentation_and_epochs():
     stages = tiny.stages({"epochs": 2}, {"epochs": 3, "augment": "flip"})
-    scratch = runs.scratch_stage(stages)
+    scratch = setup.scratch_stage(stages)
     assert (scratch.epochs, scratch.augment, scratch.bn) == (5, "flip", "train")
-    assert runs.scratch_stage(stages, 7, 0.1).epochs == 7
+    assert setup.scratch_stage(stages, 7, 0.1).epochs == 7
     mixture = {"mixup": 0.2, "class_weights": "balanced", "sampling": "balanced"}
-    scratch = runs.scratch_stage(tiny.stages({}, mixture))
+    scratch = setup.scratch_stage(tiny.stages({}, mixture))
     assert scratch.mixture == mixture
-    assert runs.scratch_stage(tiny.stages(mixture, {})).mixture == {}
+    assert setup.scratch_stage(tiny.stages(mixture, {})).mixture == {}
 
 
 SCRIPT = """

@@ -19,7 +19,7 @@ from tlflax.model import Architecture
 from tlflax.open_model import open_model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.stage import make_stage
-from tlflax.run import read_stages
+from tlflax.setup import read_stages
 from tlflax.study import is_study, read_runs
 
 ROOT = Path(__file__).parents[1]

@@ -256,11 +256,12 @@ def fit(
     from tlflax import run as runs
     from tlflax.compilation import keep_compiled
     from tlflax.features.caching import Caching
+    from tlflax.setup import read_stages, scratch_stage
 
     caching = Caching(cache)
     keep_compiled()
     entries = [s.__dict__ if isinstance(s, Stage) else s for s in stages]
-    chosen = runs.read_stages(entries)
+    chosen = read_stages(entries)
     built = model.at(data, getattr(data, "image_size", 0))
     config = {
         "architecture": vars(built.architecture),
@@ -289,7 +290,7 @@ def fit(
         precision=precision,
         select=select,
         caching=caching,
-        baseline=runs.scratch_stage(chosen) if baseline else None,
+        baseline=scratch_stage(chosen) if baseline else None,
         evaluate_start=evaluate_start,
         config=config,
     )

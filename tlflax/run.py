@@ -1,34 +1,31 @@
 """One experiment from top to bottom. Start reading here."""
 
-import datetime
 import shlex
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from tlflax import config as configs
+from tlflax import exhibits
 from tlflax.convert.store import Weights
-from tlflax.convert.tensors import save_variables
-from tlflax.data.augment import make_augment
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
 from tlflax.evaluate.statistics import check_interval
-from tlflax.exhibits import prepare
+from tlflax.facts import both_scores, describe, save_model
 from tlflax.features.caching import Caching
 from tlflax.features.inputs import input_notes
-from tlflax.model import Architecture, Model
-from tlflax.open_model import open_model
+from tlflax.model import Model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.imbalance import check_imbalance
 from tlflax.policy.policy import Policy, table
-from tlflax.policy.stage import Stage, make_stage
-from tlflax.result import Run, describe_weights, predictions_of, score_of, versions
+from tlflax.policy.stage import Stage
+from tlflax.result import Run, predictions_of, score_of
+from tlflax.setup import prepare, scratch_stage
 from tlflax.train.devices import Placement
 from tlflax.train.interrupt import Guard
 from tlflax.train.log import note_test
@@ -87,20 +84,6 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
     )
 
 
-def prepare(c: Mapping[str, Any]) -> tuple[Model, list[Stage], Weights | None]:
-    """Network, stages and weights of a resolved config: whatever can be wrong before the data."""
-    stages = read_stages(c["stages"], c["augment"])
-    placeholder = ("0", "1")  # the class names are known only after the data has been read
-    architecture = Architecture(
-        c["backbone"], c["endpoint"], placeholder, c["image_size"],
-        c["head"], c["hidden"], c["dropout"], c["activation"], c["output"],
-    )  # fmt: skip
-    model = open_model(architecture, c["preprocessing"])
-    for stage in stages:
-        model.policy(stage)
-    return model, stages, model.pretrained(c["weights"], c["weights_dir"])
-
-
 def finished(workdir: Path) -> bool:
     """Whether nothing is missing in a run directory: report.html is written last."""
     return (workdir / "report.html").is_file()
@@ -110,37 +93,6 @@ def reopen(workdir: Path) -> Run:
     """Says that a run is complete and opens it."""
     print(f"{workdir} is complete: see {workdir / 'report.html'}")
     return Run.open(workdir)
-
-
-def read_stages(entries: Sequence[Any], augment: str = "none") -> list[Stage]:
-    """Checks stage dicts; stages of 0 epochs are left out.
-
-    Raises:
-      ConfigError: nothing is left, or two stages share a name.
-    """
-    for entry in entries:
-        if not isinstance(entry, Mapping):
-            raise ConfigError(f"a stage is a dict with a name and epochs, got {entry!r}")
-    every = [make_stage({"augment": augment} | dict(entry)) for entry in entries]
-    for stage in every:
-        make_augment(stage.augment, 32)  # any size: raises on an unknown name
-    stages = [s for s in every if s.epochs > 0]
-    if not stages:
-        raise ConfigError("every stage has 0 epochs: nothing would be trained")
-    names = [s.name for s in stages]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two stages are called {max(names, key=names.count)!r}")
-    return stages
-
-
-def scratch_stage(stages: Sequence[Stage], epochs: int = 0, lr: float = 1e-3) -> Stage:
-    """The baseline: the same network from random weights, everything trained."""
-    fields = {
-        "name": "scratch", "epochs": epochs or sum(s.epochs for s in stages), "train": ("all",),
-        "lr": lr, "schedule": "cosine", "warmup": 0.05, "bn": "train",
-        "augment": stages[-1].augment, **stages[-1].mixture,
-    }  # fmt: skip
-    return make_stage(fields)
 
 
 def fit(
@@ -246,38 +198,19 @@ def fit(
     for note in (late := check_interval(test_score)):
         print(f"warning: {note}")
     report: dict[str, Any] = {
+        **describe(model, data, weights, streams, seed, command),
         "test": test_score,
         "validation": score_of(validated, "tuned", model.classes),
-        "before": None,
-        "baseline": None,
+        "before": both_scores(tested, validated, "before", model.classes),
+        "baseline": both_scores(tested, validated, "scratch", model.classes),
         "stages": tuned.stages,
-        "backbone": model.spec.name,
-        "endpoint": model.endpoint,
-        "weights": describe_weights(weights),
-        "data": data.summary(),
-        "cache": streams.summary(),
-        "seed": seed,
-        "versions": versions(),
+        "best_step": tuned.best["step"],
         "warnings": [*notes, *streams.notes, *late],
         "seconds": round(time.monotonic() - began, 2),
-        "best_step": tuned.best["step"],
-        "command": command,
-        "date": datetime.datetime.now().isoformat(timespec="seconds"),
-        "precision": model.precision,
-        "device": str(jax.devices()[0].device_kind),
     }
-    if evaluate_start:
-        report["before"] = {
-            "test": score_of(tested, "before", model.classes),
-            "validation": score_of(validated, "before", model.classes),
-        }
     if scratch is not None:
-        report["baseline"] = {
-            "test": score_of(tested, "scratch", model.classes),
-            "validation": score_of(validated, "scratch", model.classes),
-            "stages": scratch.stages,
-            "epochs": scratch.stages[0]["epochs"],
-        }
+        epochs = scratch.stages[0]["epochs"]
+        report["baseline"] |= {"stages": scratch.stages, "epochs": epochs}
     shown, split = (tested, data.test) if tested else (validated, data.val)
     if scratch is not None:
         rival = workdir / "baseline" / "predictions.csv"
@@ -285,12 +218,14 @@ def fit(
     used = [(stage, (seed, i)) for i, stage in enumerate(stages)]
     used += [(baseline, (seed, 0))] if baseline else []
     validation = validated.get("tuned")
-    more, exhibits = prepare(model, tuned.variables, data, used, shown["tuned"], validation, split)
+    more, pictures = exhibits.prepare(
+        model, tuned.variables, data, used, shown["tuned"], validation, split
+    )
     report |= more
     if report["test"]:
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
-    result.write(split, config or {}, model.classes, exhibits)
+    result.write(split, config or {}, model.classes, pictures)
     print(result.headline())
     return result
 
@@ -302,24 +237,3 @@ def lowest_boundary(model: Model, policies: Sequence[Policy]) -> str | None:
     # A cut inside the last block is no block's name, and as high as a boundary can be.
     order = {name: i for i, name in enumerate(names)}
     return min(boundaries, key=lambda b: -1 if b is None else order.get(b, len(names)))
-
-
-def save_model(
-    workdir: Path, model: Model, outcome: Outcome, weights: Weights | None, seed: int
-) -> None:
-    """Writes ``model.safetensors``: all that `predict` needs."""
-    a = model.architecture
-    facts = {
-        "backbone": model.spec.name,
-        "architecture": {k: getattr(a, k) for k in a.__dataclass_fields__},
-        "contract": model.spec.contract.__dict__,
-        "weights": describe_weights(weights),
-        "best": outcome.best,
-        "seed": seed,
-        "versions": versions(),
-    }
-    save_variables(workdir / "model.safetensors", _float32(outcome.variables), facts)
-
-
-def _float32(variables: dict[str, Any]) -> dict[str, Any]:
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), variables)

@@ -27,6 +27,7 @@ from tlflax.comparison.speed import measure
 from tlflax.errors import ConfigError, TlflaxError, suggest
 from tlflax.features.caching import Caching
 from tlflax.result import Run
+from tlflax.setup import prepare
 
 _NAME = r"[A-Za-z0-9][\w .+-]*"
 
@@ -58,7 +59,7 @@ def study(config: Any, workdir: Path, command: Sequence[str] = ()) -> Comparison
         if not runs.finished(workdir / name):
             with _named(name):
                 Caching(c["cache"], c["cache_gb"], c["cache_dtype"])
-                runs.prepare(c)
+                prepare(c)
     for name, c in entries.items():
         with _named(name):
             configs.claim(workdir / name, c)
