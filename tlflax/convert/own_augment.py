@@ -30,11 +30,12 @@ def misplaced_augmentation(config: Mapping[str, Any]) -> str:
 
 def _layers(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Class and name of every layer, inner models' in their place."""
-    inner = config.get("config")
+    inner: Any = config.get("config")
     # Keras 1 kept a Sequential's layers as its config.
-    layers = inner if isinstance(inner, list) else (inner or {}).get("layers")
+    options: dict[str, Any] = inner if isinstance(inner, dict) else {"layers": inner}
+    layers = options.get("layers")
     if layers is None:
-        yield str(config.get("class_name")), str((inner or {}).get("name", config.get("name")))
+        yield str(config.get("class_name")), str(options.get("name", config.get("name")))
         return
     for layer in layers:
         yield from _layers(layer)

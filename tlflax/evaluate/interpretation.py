@@ -194,11 +194,11 @@ class Lens:
 
         def score(shift: jax.Array):
             record: dict[str, jax.Array] = {}
-            logits = self._module.apply(variables, images, shift={layer: shift}, record=record)
-            labels = jnp.where(asked < 0, logits.argmax(-1), asked)  # pyright: ignore
-            own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]  # pyright: ignore
+            logits: Any = self._module.apply(variables, images, shift={layer: shift}, record=record)
+            labels = jnp.where(asked < 0, logits.argmax(-1), asked)
+            own = jnp.take_along_axis(logits, labels[:, None], -1)[:, 0]
             if self._one_unit:
-                own = jnp.where(labels == 1, own, -logits[:, 1])  # pyright: ignore
+                own = jnp.where(labels == 1, own, -logits[:, 1])
             # Images do not see each other, so the gradient of the sum is each one's own.
             return own.sum(), (record[layer], labels, jax.nn.softmax(logits))
 

@@ -47,9 +47,7 @@ def summaries(values: Mapping[str, str | bool | float], metrics: Iterable[str]) 
       values: hyperparameters.
       metrics: tags of scalars in the same directory that the table shows, by their last value.
     """
-    from tensorboardX.proto import api_pb2 as api
-    from tensorboardX.proto import plugin_hparams_pb2 as plugin
-
+    api, plugin, _ = _messages()
     kinds = {str: "STRING", bool: "BOOL", float: "FLOAT64"}
     infos = [
         api.HParamInfo(name=k, type=api.DataType.Value(f"DATA_TYPE_{kinds[type(v)]}"))
@@ -69,18 +67,21 @@ def summaries(values: Mapping[str, str | bool | float], metrics: Iterable[str]) 
 
 def ended() -> Any:
     """The summary that marks a session as finished."""
-    from tensorboardX.proto import api_pb2 as api
-    from tensorboardX.proto import plugin_hparams_pb2 as plugin
-
+    api, plugin, _ = _messages()
     end = plugin.SessionEndInfo(status=api.Status.Value("STATUS_SUCCESS"))
     return _summary("_hparams_/session_end_info", session_end_info=end)
 
 
 def _summary(tag: str, **content: Any) -> Any:
-    from tensorboardX.proto import plugin_hparams_pb2 as plugin
-    from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
-
+    _, plugin, summary = _messages()
     data = plugin.HParamsPluginData(version=0, **content).SerializeToString()
-    about = SummaryMetadata.PluginData(plugin_name=_PLUGIN, content=data)
-    value = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=about))
-    return Summary(value=[value])
+    about = summary.SummaryMetadata.PluginData(plugin_name=_PLUGIN, content=data)
+    value = summary.Summary.Value(tag=tag, metadata=summary.SummaryMetadata(plugin_data=about))
+    return summary.Summary(value=[value])
+
+
+def _messages() -> tuple[Any, Any, Any]:
+    """The modules of the plugin's messages, whose names exist at run time only."""
+    from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
+
+    return api_pb2, plugin_hparams_pb2, summary_pb2

@@ -83,6 +83,7 @@ class MetricLog:
         writer = SummaryWriter(
             str(folder), purge_step=purge, write_to_disk=True, filename_suffix=suffix
         )
+        assert writer.file_writer is not None  # it writes to the disk
         for summary in summaries(hyperparameters(job, stage), _SHOWN):
             writer.file_writer.add_summary(summary)
         self._writers[stage.name] = writer
