@@ -19,7 +19,7 @@ from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
 from tlflax.evaluate.statistics import check_interval
-from tlflax.exhibits import prepare
+from tlflax.exhibits import exhibit
 from tlflax.features.caching import Caching
 from tlflax.features.inputs import input_notes
 from tlflax.model import Architecture, Model
@@ -285,7 +285,7 @@ def fit(
     used = [(stage, (seed, i)) for i, stage in enumerate(stages)]
     used += [(baseline, (seed, 0))] if baseline else []
     validation = validated.get("tuned")
-    more, exhibits = prepare(model, tuned.variables, data, used, shown["tuned"], validation, split)
+    more, exhibits = exhibit(model, tuned.variables, data, used, shown["tuned"], validation, split)
     report |= more
     if report["test"]:
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
