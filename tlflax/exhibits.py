@@ -42,7 +42,7 @@ def where_to_look(model: Model, variables: dict[str, Any]) -> dict[str, str | No
         return {"endpoint": None, "reason": str(error)}
 
 
-def prepare(
+def exhibit(
     model: Model,
     variables: dict[str, Any],
     data: Dataset,

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 
 from tlflax import config as configs
-from tlflax import exhibits
 from tlflax.convert.store import Weights
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
 from tlflax.evaluate.statistics import check_interval
+from tlflax.exhibits import exhibit
 from tlflax.facts import both_scores, describe, save_model
 from tlflax.features.caching import Caching
 from tlflax.features.inputs import input_notes
@@ -218,9 +218,7 @@ def fit(
     used = [(stage, (seed, i)) for i, stage in enumerate(stages)]
     used += [(baseline, (seed, 0))] if baseline else []
     validation = validated.get("tuned")
-    more, pictures = exhibits.prepare(
-        model, tuned.variables, data, used, shown["tuned"], validation, split
-    )
+    more, pictures = exhibit(model, tuned.variables, data, used, shown["tuned"], validation, split)
     report |= more
     if report["test"]:
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
