@@ -240,7 +240,7 @@ def test_docstrings_name_every_variant_and_a_misspelt_one_is_one_line(name):
     module = module_of(name)
     for variant in module.VARIANTS:
         short = variant.replace("resnet50_v2", "NETWORK").replace("efficientnet_b0", "NETWORK")
-        assert variant in module.__doc__ or short in module.__doc__
+        assert variant in str(module.__doc__) or short in str(module.__doc__)
     argv = ["tlflax.main", "--config", f"configs/{name}.py:litteral", "--workdir", "x"]
     with pytest.raises(ConfigError, match="unknown variant 'litteral'; did you mean literal"):
         main.parse(argv)

@@ -30,12 +30,10 @@ def misplaced_augmentation(config: Mapping[str, Any]) -> str:
 
 def _layers(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Class and name of every layer, inner models' in their place."""
-    inner: Any = config.get("config")
-    # Keras 1 kept a Sequential's layers as its config.
-    options: dict[str, Any] = inner if isinstance(inner, dict) else {"layers": inner}
-    layers = options.get("layers")
-    if layers is None:
-        yield str(config.get("class_name")), str(options.get("name", config.get("name")))
+    inner = config.get("config") or {}
+    if isinstance(inner, Mapping) and "layers" not in inner:
+        yield str(config.get("class_name")), str(inner.get("name", config.get("name")))
         return
-    for layer in layers:
+    # Keras 1 kept a Sequential's layers as its config.
+    for layer in inner["layers"] if isinstance(inner, Mapping) else inner:
         yield from _layers(layer)
