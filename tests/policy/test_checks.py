@@ -94,7 +94,6 @@ def test_warnings(model, stages, options, words):
         (("from mixed8",), "mixed8 lies above the cut at mixed7"),
         (("mixed9", "mixed10"), "mixed9 lies above the cut at mixed7"),
         (("mixed1?",), "matches only blocks above the cut at mixed7"),
-        (("conv2d_93",), "conv2d_93 lies above the cut at mixed7"),
         (("last 30",), "write 'last 1' to 'last 13'"),
     ],
 )
