@@ -66,6 +66,7 @@ def test_there_are_files_to_look_at():
         ("features/", "run main api report result predict"),
         ("evaluate/", "run main api report result predict policy convert"),
         ("report/", "run main api train policy convert model backbones"),
+        ("comparison/", "run main api study train policy backbones"),
         ("model.py", "train data run main api report evaluate"),
         ("heads.py", "convert policy train data run main api"),
         ("errors.py", "backbones convert policy train data run main api tree"),

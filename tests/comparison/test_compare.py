@@ -142,6 +142,16 @@ def test_other_sources_are_pointed_out(tmp_path):
     assert any("folder:pets, folder:pets2" in n for n in compare([a, b]).content["notes"])
 
 
+def test_runs_chosen_on_their_test_images_are_named(tmp_path):
+    data = {"source": "folder:pets", "fingerprint": "abc", "chosen_on_test": True}
+    a = write(tmp_path / "a", predictions(right(40, [])))
+    b = write(tmp_path / "b", predictions(right(40, [1])), report={"data": data})
+    content = compare([a, b]).content
+    assert any(n.startswith("The test images chose the state of b (") for n in content["notes"])
+    assert "are the estimate" in content["caution"]
+    assert "choosing on test" in compare([b]).content["caution"]
+
+
 def test_a_baseline_is_a_row_and_compared_with_its_run_alone(tmp_path):
     a = write(tmp_path / "a", predictions(right(200, [1])), baseline=right(200, range(30)))
     b = write(tmp_path / "b", predictions(right(200, [2])))

@@ -3,15 +3,15 @@
 import csv
 import dataclasses
 import io
-import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tlflax.atomic import replacing
 from tlflax.comparison.advice import advise, pareto, standard_error
+from tlflax.comparison.costs import seconds_alone, speeds_of
 from tlflax.comparison.entry import Entry, find_runs, names_of, read_entries
+from tlflax.comparison.notes import caution, differences, reused_features
 from tlflax.comparison.pairs import Pair, compare_pairs
 from tlflax.comparison.table import COLUMNS, Table
 from tlflax.errors import ConfigError, suggest
@@ -132,8 +132,8 @@ def compare(
 def _content(entries: Sequence[Entry], pairs: Sequence[Pair], notes: list[str]) -> dict[str, Any]:
     runs = [e for e in entries if e.of is None]
     split = "test" if any(e.scores["test"] for e in runs) else "validation"
-    speeds, comparable = _speeds(runs)
-    alone = _seconds_alone(entries)
+    speeds, comparable = speeds_of(runs)
+    alone = seconds_alone(entries)
     rows = [_row(e, speeds.get(e.of or e.name), alone[e.name]) for e in entries]
     own = [row for row in rows if row["baseline_of"] is None]
     names = {row["name"] for row in own}
@@ -149,8 +149,8 @@ def _content(entries: Sequence[Entry], pairs: Sequence[Pair], notes: list[str]) 
         "recommendation": advice,
         "within_reach": _reach(own, advice),
         "pareto": front,
-        "caution": _caution(split, own),
-        "notes": [*notes, *_differences(runs, comparable), *_reused(entries, alone)],
+        "caution": caution(split, own, runs),
+        "notes": [*notes, *differences(runs, comparable), *reused_features(entries, alone)],
     }
 
 
@@ -180,69 +180,6 @@ def _row(entry: Entry, speed: float | None, alone: float) -> dict[str, Any]:
     }
 
 
-def _speeds(runs: Sequence[Entry]) -> tuple[dict[str, float], bool]:
-    """Images/s by run, and whether all were measured alike.
-
-    Runs of one network share the median of theirs: what differs between them is noise.
-    """
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for run in runs:
-        if run.report.get("inference"):
-            groups[run.architecture or run.name].append(run)
-    found = {
-        run.name: statistics.median(r.report["inference"]["images_per_second"] for r in group)
-        for group in groups.values()
-        for run in group
-    }
-    keys = ("device", "batch_size", "precision")
-    ways = {tuple(r.report["inference"].get(k) for k in keys) for r in runs if r.name in found}
-    return found, len(ways) <= 1
-
-
-def _seconds_alone(entries: Sequence[Entry]) -> dict[str, float]:
-    """Seconds of each row, had it computed all its frozen features itself.
-
-    The first of several runs computes what the others find on disk. Their share is put back at
-    the rate at which some run among the compared computed the same features.
-    """
-    rates: dict[tuple[Any, ...], list[float]] = defaultdict(list)
-
-    def key(entry: Entry, facts: dict[str, Any]) -> tuple[Any, ...]:
-        return entry.report["backbone"], facts.get("boundary"), facts.get("views")
-
-    for entry in entries:
-        for facts in entry.features:
-            if facts.get("computed") and facts.get("seconds"):
-                rates[key(entry, facts)].append(facts["seconds"] / facts["computed"])
-    found = {}
-    for entry in entries:
-        more = 0.0
-        for facts in entry.features:
-            known = rates.get(key(entry, facts))
-            if facts.get("reused") and known:
-                more += facts["reused"] * statistics.median(known)
-        found[entry.name] = entry.seconds + more
-    return found
-
-
-def _reused(entries: Sequence[Entry], alone: dict[str, float]) -> list[str]:
-    reusing = [e for e in entries if any(f.get("reused") for f in e.features)]
-    told = [e.name for e in reusing if alone[e.name] > e.seconds]
-    other = [e.name for e in reusing if alone[e.name] == e.seconds]
-    notes = []
-    if told:
-        notes.append(
-            f"Seconds of {', '.join(told)} contain the time that another run took for the frozen "
-            "features these runs share; what each took itself is seconds_measured in compare.json."
-        )
-    if other:
-        notes.append(
-            f"Seconds of {', '.join(other)} are too few: frozen features were found on disk, "
-            "computed by a run that is not compared here."
-        )
-    return notes
-
-
 def _reach(rows: Sequence[dict[str, Any]], advice: dict[str, Any]) -> dict[str, Any] | None:
     """The one-standard-error rule in numbers."""
     best = next((r for r in rows if r["name"] == advice["accuracy"]["run"]), None)
@@ -252,42 +189,3 @@ def _reach(rows: Sequence[dict[str, Any]], advice: dict[str, Any]) -> dict[str, 
     low = best["validation"]["accuracy"] - error
     near = [r["name"] for r in rows if r["validation"] and r["validation"]["accuracy"] >= low]
     return {"of": best["name"], "standard_error": error, "n": best["validation"]["n"], "runs": near}
-
-
-def _caution(split: str, rows: Sequence[dict[str, Any]]) -> str:
-    if split == "validation":
-        return (
-            "There is no test split: these are accuracies on the validation images, which also "
-            "chose the state of each run, and choosing a run by them is choosing on validation; "
-            "expect a little less on new images."
-        )
-    if len(rows) < 2:
-        return "Validation images chose the state of the run; the test images chose nothing."
-    return (
-        "Choosing between runs by their test results would make the test images validation "
-        "images; the recommendation ranks by validation accuracy, and the test accuracies are "
-        "the estimate of what was chosen."
-    )
-
-
-def _differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
-    """What besides the intended may differ between runs."""
-    notes = []
-    seeds = {str(r.report.get("seed")) for r in runs}
-    if len(seeds) > 1:
-        notes.append(f"The runs have different seeds ({', '.join(sorted(seeds))}).")
-    data = {(r.report["data"] or {}).get("fingerprint") for r in runs}
-    if len(data) > 1:
-        notes.append(
-            "The runs were not trained, validated and tested on the same images: differences "
-            "between them are due to the images as well."
-        )
-    if not comparable:
-        notes.append(
-            "Inference was measured on different devices or in different batches: images/s are "
-            "not compared; measure again with --speed."
-        )
-    missing = [r.name for r in runs if not r.report.get("inference")]
-    if missing:
-        notes.append(f"Inference was not measured for {', '.join(missing)}; --speed does it.")
-    return notes

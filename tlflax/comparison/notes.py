@@ -1,0 +1,78 @@
+"""What a reader of a comparison must know to read it right, in sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tlflax.comparison.entry import Entry
+
+
+def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -> str:
+    """What the accuracies may be used for, now that they stand beside each other."""
+    if split == "test" and all((r.report["data"] or {}).get("chosen_on_test") for r in runs):
+        return (
+            "The test images are the validation images: they chose the state of each run, and "
+            "choosing a run by them is choosing on test; no accuracy here is an estimate for new "
+            "images."
+        )
+    if split == "validation":
+        return (
+            "There is no test split: these are accuracies on the validation images, which also "
+            "chose the state of each run, and choosing a run by them is choosing on validation; "
+            "expect a little less on new images."
+        )
+    if len(rows) < 2:
+        return "Validation images chose the state of the run; the test images chose nothing."
+    return (
+        "Choosing between runs by their test results would make the test images validation "
+        "images; the recommendation ranks by validation accuracy, and the test accuracies are "
+        "the estimate of what was chosen."
+    )
+
+
+def differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
+    """What besides the intended may differ between runs."""
+    notes = []
+    seeds = {str(r.report.get("seed")) for r in runs}
+    if len(seeds) > 1:
+        notes.append(f"The runs have different seeds ({', '.join(sorted(seeds))}).")
+    data = {(r.report["data"] or {}).get("fingerprint") for r in runs}
+    if len(data) > 1:
+        notes.append(
+            "The runs were not trained, validated and tested on the same images: differences "
+            "between them are due to the images as well."
+        )
+    literal = [r.name for r in runs if (r.report["data"] or {}).get("chosen_on_test")]
+    if literal:
+        notes.append(
+            f"The test images chose the state of {', '.join(literal)} (data_splits: val='test'): "
+            "test accuracies of such runs are no estimates for new images but too good, and a "
+            "difference to another run contains that."
+        )
+    if not comparable:
+        notes.append(
+            "Inference was measured on different devices or in different batches: images/s are "
+            "not compared; measure again with --speed."
+        )
+    missing = [r.name for r in runs if not r.report.get("inference")]
+    if missing:
+        notes.append(f"Inference was not measured for {', '.join(missing)}; --speed does it.")
+    return notes
+
+
+def reused_features(entries: Sequence[Entry], alone: Mapping[str, float]) -> list[str]:
+    """Whose seconds contain, or lack, the time for frozen features that were on disk."""
+    reusing = [e for e in entries if any(f.get("reused") for f in e.features)]
+    told = [e.name for e in reusing if alone[e.name] > e.seconds]
+    other = [e.name for e in reusing if alone[e.name] == e.seconds]
+    notes = []
+    if told:
+        notes.append(
+            f"Seconds of {', '.join(told)} contain the time that another run took for the frozen "
+            "features these runs share; what each took itself is seconds_measured in compare.json."
+        )
+    if other:
+        notes.append(
+            f"Seconds of {', '.join(other)} are too few: frozen features were found on disk, "
+            "computed by a run that is not compared here."
+        )
+    return notes
