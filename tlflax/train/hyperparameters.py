@@ -33,7 +33,8 @@ def _plain(value: Any) -> str | bool | float:
     if isinstance(value, int | float):
         return float(value)
     if dataclasses.is_dataclass(value):
-        return ", ".join(f"{k}={_plain(v)}" for k, v in vars(value).items() if v) or "none"
+        texts = {k: v if isinstance(v, int) else _plain(v) for k, v in vars(value).items() if v}
+        return ", ".join(f"{k}={v}" for k, v in texts.items()) or "none"
     if isinstance(value, tuple | list):
         # Rules write themselves; a target is ("val_accuracy", ">=", 0.98).
         return ", ".join(" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in value)
