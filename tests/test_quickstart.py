@@ -81,6 +81,7 @@ def test_packaged_weights_load_totally_and_say_where_they_come_from():
     assert {"statement", "left_out", "endpoints", "date", "versions"} <= certificate.keys()
 
 
+@pytest.mark.slow
 def test_pretrained_features_beat_random_ones():
     """Ridge regression on pooled features of ten digits per class, on the validation digits."""
     data = load_dataset("digits", per_class=10, splits={"val": 400, "test": 0.2}, seed=1)

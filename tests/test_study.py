@@ -85,6 +85,7 @@ def test_a_mistake_in_the_last_run_stops_before_the_first(tmp_path, monkeypatch)
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_finished_runs_are_opened(tmp_path, monkeypatch, capsys):
     config = base({"name": "a"}, {"name": "b", "seed": 1}, {"name": "c", "seed": 2})
     folder = tmp_path / "s"

@@ -107,14 +107,20 @@ def test_unknown_parts_are_refused(start, stop, said):
         )
 
 
+_SLOW = (
+    "convnext_tiny", "torch_efficientnet_b0", "efficientnet_b0", "torch_mobilenet_v2_1.0",
+    "hub_resnet50_v2", "hub_efficientnet_b0", "vit_s16",
+)  # fmt: skip
+
+
 def one_of_a_family():
     """Every network; those that differ from a sister in width or depth alone are `slow`.
 
-    So are two that take seconds each; their goldens are among the default tests.
+    So are some that take seconds each; their goldens are among the default tests.
     """
     seen = set()
     for name, spec in ZOO.items():
-        slow = spec.build in seen or name in ("convnext_tiny", "torch_efficientnet_b0")
+        slow = spec.build in seen or name in _SLOW
         yield pytest.param(name, marks=[pytest.mark.slow] if slow else [])
         seen.add(spec.build)
 

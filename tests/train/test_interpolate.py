@@ -80,6 +80,7 @@ def test_the_smallest_loss_is_taken():
     assert choose(losses[4:8] + losses[:1] * 7, may_go_back=False)["fraction"] == 0.1
 
 
+@pytest.mark.slow
 def test_a_stage_that_only_harms_changes_nothing(tmp_path, monkeypatch):
     losses = iter(range(11))
     monkeypatch.setattr(interpolate, "calibrated_loss", lambda p, y: np.full(len(y), next(losses)))
@@ -96,7 +97,7 @@ def test_alone_it_has_nothing_to_go_back_to(tmp_path):
     assert out.best["step"] == 6
 
 
-@pytest.mark.parametrize("step", [8, 10])
+@pytest.mark.parametrize("step", [8, pytest.param(10, marks=pytest.mark.slow)])
 def test_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, step):
     monkeypatch.setattr(stage_run, "_SAVE_WITHIN_EPOCH_SECONDS", -1.0)
     with monkeypatch.context() as patch:

@@ -198,6 +198,7 @@ def test_views_are_fixed_and_take_turns(tmp_path, monkeypatch):
     assert not np.allclose(views[0][batch["index"]], batch["image"])
 
 
+@pytest.mark.slow
 def test_views_of_another_run_are_found_again(tmp_path, monkeypatch):
     computed = counted(monkeypatch)
     variables = tiny.model().init(0)
