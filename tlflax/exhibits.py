@@ -19,7 +19,6 @@ from tlflax.evaluate.metrics import Predictions
 from tlflax.evaluate.reliability import calibration
 from tlflax.model import Model
 from tlflax.policy.stage import Stage
-from tlflax.report import grid
 from tlflax.report.exhibits import Exhibits, Look, Preview, Sample
 from tlflax.train.streams import resize_rule
 
@@ -107,6 +106,8 @@ def gather(
 
 def samples(train: Split, classes: Sequence[str]) -> list[Sample]:
     """Some images of each class; of the first to the last at equal distances if there are many."""
+    from tlflax.report import grid  # and with it matplotlib, which no first step needs
+
     each = max(1, min(_OF_A_CLASS, _SAMPLES // len(classes)))
     chosen = grid.choose(train.labels, min(_SAMPLES, each * len(classes)))
     found: dict[int, list[np.ndarray]] = {}
@@ -120,6 +121,8 @@ def previews(
     train: Split, model: Model, stages: Sequence[tuple[Stage, tuple[int, ...]]]
 ) -> list[Preview]:
     """What each distinct augmentation makes of a few training images, in its first epochs."""
+    from tlflax.report import grid
+
     used: dict[str, list[tuple[Stage, tuple[int, ...]]]] = {}
     for stage, seed in stages:
         if stage.augment != "none":

@@ -206,7 +206,7 @@ def test_many_classes_fold_and_start_with_the_weakest(tmp_path):
     table = page.words.split("Class by class")[1]
     assert style.percent(worst["recall"]) in table.split("All 40 classes")[0]
     # One line for a row of the matrix, not one for a number.
-    assert len((tmp_path / "report.json").read_text().splitlines()) < 2200
+    assert len((tmp_path / "report.json").read_text().splitlines()) < 2700
 
 
 @pytest.mark.parametrize(
