@@ -21,6 +21,13 @@ What the tutorial gets wrong, and what this does instead:
     converges first, then both go on at 1e-5. (In block5_aug the head's stage sees plain images,
     whose features are computed once.)
 
+Measured on 1,000 photos (800 train, 200 validate; 400 test images), 150 px, November 2026, with
+``mobilenet_v2_0.35`` and its real weights in VGG16's place, whose real weights are too large to
+have here (``--config.backbone=mobilenet_v2_0.35 --config.tune="from block_16"``); test accuracy
+with its 95 % Wilson interval: frozen .915 (.884-.939), block5 .915 (.884-.939), literal .915
+(.884-.939; there the test images are the validation images as well). About a minute of CPU time
+each. The variants with augmentation, and VGG16 itself, were not measured.
+
 Data: ``tfds:cats_vs_dogs`` by default (no test split: a fifth is cut out), or your own folder of
 class folders with ``--config.data=folder:PATH``. The tutorial's 4,000 images a class are
 ``--config.per_class=4000``.

@@ -9,7 +9,9 @@ trains the head until it has converged; ``last_25``, ``last_50`` and ``all`` go 
 that share of the blocks at a tenth of the head's rate; ``scratch`` has as many epochs from random
 values. Without augmentation, so that the output of frozen blocks is computed once.
 
-MEASURED
+The five runs together have not been measured on real images yet; ``frozen`` alone, ten foods,
+real weights of ``mobilenet_v2_0.35``, November 2026: test accuracy .656 (95 % interval .613-.696,
+n = 500).
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, tune_augment, scratch_lr

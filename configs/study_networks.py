@@ -9,7 +9,15 @@ the size of its weights. The page runs/networks/compare.html has accuracy with i
 parameters, seconds per epoch and images per second of inference, says which differences these
 test images can tell, and recommends one for accuracy, speed, size and training time.
 
-MEASURED
+Measured on ten foods (600 training, 150 validation, 500 test images) with the real ImageNet
+weights of ``mobilenet_v2_0.35``, ``squeezenet_1.1`` and a user's file of Tiny Darknet, 20 epochs
+each, November 2026; test accuracy with its 95 % Wilson interval:
+
+    mobilenet_v2_0.35   .696 (.654-.735)   423,018 parameters
+    squeezenet_1.1      .660 (.617-.700)   727,626
+    tiny_darknet        .658 (.615-.698)   918,778
+
+The machine was shared, so its times are left out here.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.tune="last 25%"           also train these blocks, at a tenth of the head's rate
