@@ -68,7 +68,8 @@ def _types(value):
 
 def test_plain_python_numbers():
     summary = summarise(SAMPLE, NAMES)
-    assert _types(summary) == {int, float}
+    # The names are those of the most confused classes.
+    assert _types(summary) == {int, float, str}
     json.dumps(summary)
 
 
