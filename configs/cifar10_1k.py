@@ -24,6 +24,9 @@ preparation here; ``preprocessing='unit'`` is needed to have it wrong, and is wa
 
 Data: ``tfds:cifar10`` by default, or your own folder with ``--config.data=folder:PATH``.
 
+Not measured here for lack of machine time: accuracies of these variants. Each was resolved against
+its own network, and parameters are those that Keras prints (tests/test_tutorials.py).
+
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, scratch_epochs, scratch_lr
   --config.tune="from block5_conv1"   the blocks of the second stage, for another --config.backbone

@@ -23,6 +23,9 @@ validation, and stops when three epochs in a row bring nothing better.
 Data: ``tfds:food101`` by default, the ten classes of the tutorial. With your own folder
 (``--config.data=folder:PATH``) give ``--config.classes="()"`` for all of its classes.
 
+Not measured here for lack of machine time: accuracies of these variants. Each was resolved against
+its own network, and parameters are those that Keras prints (tests/test_tutorials.py).
+
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr
   --config.tune="last 25%"   the blocks of the second stage, for another --config.backbone

@@ -23,6 +23,9 @@ Data: ``tfds:horses_or_humans`` by default, or your own folder with ``--config.d
 Frozen blocks see new augmented images in every epoch; ``--config.cache=views:8`` computes eight
 versions of each once.
 
+Not measured here for lack of machine time: accuracies of these variants. Each was resolved against
+its own network, and parameters are those that Keras prints (tests/test_tutorials.py).
+
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.target="val_accuracy>=0.98"   when the first stage ends
   --config.head_epochs, head_lr, tune_epochs, tune_lr, augment

@@ -27,6 +27,8 @@ Pixels are divided by 255, as in the tutorial; say otherwise with ``--config.pre
 unit, unit_bgr, tf, torch, caffe, or auto). Images are shown at the network's own size, 64 in the
 tutorial.
 
+Not measured here for lack of machine time, and there are no photos of shoes: accuracies.
+
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, augment
   --config.tune="all"   the blocks of the second stage (``python -m tlflax.zoo leaves.h5``)
