@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from tlflax.policy.checks import check_stages
-from tlflax.run import read_stages
+from tlflax.setup import read_stages
 from tlflax.study import read_runs
 
 
