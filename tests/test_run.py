@@ -240,7 +240,8 @@ folder = pathlib.Path(sys.argv[1])
 for devices in (1, 4):
     placement = Placement(jax.devices()[:devices])
     assert placement.multiple == devices
-    out = tiny.fit(folder / str(devices), {"epochs": 1, "train": "block3"}, {"epochs": 1},
+    out = tiny.fit(folder / str(devices), {"epochs": 1, "train": "block3"},
+                   {"epochs": 1, "mixup": 0.4, "sampling": "balanced"},
                    network=tiny.model(dropout=0.0), placement=placement)
     keys = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     print(json.dumps([[r[k] for k in keys] for r in out.history]))
