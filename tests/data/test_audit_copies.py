@@ -155,3 +155,17 @@ def test_flat_and_tiny_images_are_not_compared():
     assert twins.comparable(facts, plain).tolist() == [2]
     facts[2].fault = "truncated"
     assert twins.comparable(facts, plain).tolist() == []
+
+
+def test_the_same_outline_with_other_detail_is_another_picture():
+    """Leaves on a table: alike when blurred, different when looked at."""
+    y, x = np.mgrid[:64, :64] / 64
+    outline = 100 * (np.sin(5 * x + 2 * y) + np.cos(7 * y - x))[..., None].repeat(3, axis=2)
+    rng = np.random.default_rng(0)
+    leaves = [outline / 2 + rng.normal(110, 18, outline.shape) for _ in range(2)]
+    plain, facts = thumbs([leaf.clip(0, 255).astype(np.uint8) for leaf in leaves])
+    digests = [f.digest for f in facts]
+    assert twins.look_alikes(plain, digests) == ([], True)
+    coarse = twins._coarse(plain)
+    assert 1 - (coarse[0] * coarse[1]).sum() <= twins._COARSE
+    assert np.bitwise_count(np.bitwise_xor(*twins.hashes(plain))) <= twins._BITS

@@ -7,8 +7,8 @@ image the hash with every bit of an odd column turned over). All pairs whose has
 bits are then compared as pictures: coarsely, by the correlation of the 16x16 thumbnails, and in
 detail, by that of the 32x32 thumbnails without what a blurred version of them says as well.
 
-All pairs of hashes are compared, vectorised: n^2 / 2 operations of about 1 ns each, a second or
-two for 50,000 images, and no pair is missed.
+All pairs of hashes are compared, vectorised, so that no pair is missed: n^2 / 2 of them at 1.4 ns.
+For 50,000 images, and as many mirror images, that is 3.5 s of one core.
 
 The limits were set on 7,430 photos of five kinds (pets, food, flowers, leaves, CIFAR-10). Copies
 of the 3,900 that are 128 to 256 pixels wide (JPEG quality 90 to 10, WebP, half, double and squashed
@@ -34,8 +34,9 @@ _BITS, _COARSE, _DETAIL = 10, 0.025, 0.17
 SMALLEST = 32
 # Grey levels of a thumbnail: below it is noise that would be compared.
 _FLAT = 3.0
-# Elements of one comparison of hashes (8 bytes each), and pairs of thumbnails at a time.
-_ELEMENTS, _PAIRS = 4 * 2**20, 16_384
+# Hashes compared at a time (8 bytes each: they should stay in the processor's cache), and pairs of
+# thumbnails.
+_ELEMENTS, _PAIRS = 2**18, 16_384
 # More pairs than that are no list any more; the search ends there.
 MOST_PAIRS = 200_000
 _BLUR = 2.0
@@ -89,15 +90,15 @@ def look_alikes(thumbs: np.ndarray, digests: Sequence[bytes]) -> tuple[list[Pair
     Returns:
         The pairs, and whether that are all of them.
     """
-    codes = hashes(thumbs)
+    codes, coarse = hashes(thumbs), _coarse(thumbs)
     found: list[Pair] = []
     for mirrored in (False, True):
         others = codes ^ _mirror_mask() if mirrored else codes
         for first, second in _near(codes, others):
             for start in range(0, len(first), _PAIRS):
                 a, b = first[start : start + _PAIRS], second[start : start + _PAIRS]
-                other = thumbs[b][:, :, ::-1] if mirrored else thumbs[b]
-                kept = _same(thumbs[a], other)
+                kept = 1 - (coarse[a] * _turned(coarse[b], mirrored)).sum(axis=(1, 2)) <= _COARSE
+                kept[kept] = _same_detail(thumbs[a[kept]], _turned(thumbs[b[kept]], mirrored))
                 found += [
                     Pair(i, j, mirrored)
                     for i, j in zip(a[kept].tolist(), b[kept].tolist(), strict=True)
@@ -112,26 +113,39 @@ def look_alikes(thumbs: np.ndarray, digests: Sequence[bytes]) -> tuple[list[Pair
 
 def _near(codes: np.ndarray, others: np.ndarray):
     """Yields positions (i, j), i < j, where codes[i] and others[j] differ in few bits."""
+    room = max(_ELEMENTS, len(codes))
+    differing, bits = np.empty(room, np.uint64), np.empty(room, np.uint8)
     start = 0
     while start < len(codes):
-        rows = max(1, _ELEMENTS // (len(codes) - start))
-        block = codes[start : start + rows]
-        distance = np.bitwise_count(block[:, None] ^ others[None, start:])
-        i, j = np.nonzero(distance <= _BITS)
+        width = len(codes) - start
+        rows = min(width, max(1, _ELEMENTS // width))
+        # The same memory each time: new pages would take longer than the arithmetic.
+        block = differing[: rows * width].reshape(rows, width)
+        np.bitwise_xor(codes[start : start + rows, None], others[None, start:], out=block)
+        distance = np.bitwise_count(block.ravel(), out=bits[: rows * width])
+        i, j = np.divmod(np.flatnonzero(distance <= _BITS), width)
         later = i < j
         yield i[later] + start, j[later] + start
         start += rows
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whether thumbnails [K, THUMB, THUMB] show the same, bool [K]; brightness does not matter."""
+def _turned(images: np.ndarray, mirrored: bool) -> np.ndarray:
+    return images[:, :, ::-1] if mirrored else images
+
+
+def _coarse(thumbs: np.ndarray) -> np.ndarray:
+    """Returns thumbnails of half the side with mean 0 and norm 1: products are correlations."""
     half = THUMB // 2
-    fine = [x.astype(np.float32) for x in (a, b)]
-    coarse = [x.reshape(-1, half, 2, half, 2).mean(axis=(2, 4)) for x in fine]
-    kept = 1 - _correlation(*coarse) <= _COARSE
-    detail = [_sharp(x[kept]) for x in fine]
-    kept[kept] = 1 - _correlation(*detail) <= _DETAIL
-    return kept
+    small = np.zeros((len(thumbs), half, half), np.float32)
+    for i, thumb in enumerate(thumbs):
+        small[i] = cv2.resize(thumb.astype(np.float32), (half, half), interpolation=cv2.INTER_AREA)
+    return _standard(small)
+
+
+def _same_detail(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether thumbnails [K, THUMB, THUMB] agree in what blurring takes away, bool [K]."""
+    a, b = (_standard(_sharp(x.astype(np.float32))) for x in (a, b))
+    return 1 - (a * b).sum(axis=(1, 2)) <= _DETAIL
 
 
 def _sharp(images: np.ndarray) -> np.ndarray:
@@ -139,8 +153,8 @@ def _sharp(images: np.ndarray) -> np.ndarray:
     return images - np.asarray(blurred, np.float32).reshape(images.shape)
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x.reshape(len(x), x.shape[1] * x.shape[2]) for x in (a, b))
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
-    scale = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return (a * b).sum(axis=1) / np.maximum(scale, 1e-6)
+def _standard(images: np.ndarray) -> np.ndarray:
+    """Brings each image [K, H, W] to mean 0 and norm 1."""
+    centred = images - images.mean(axis=(1, 2), keepdims=True)
+    norm = np.sqrt((centred**2).sum(axis=(1, 2), keepdims=True))
+    return centred / np.maximum(norm, 1e-6)
