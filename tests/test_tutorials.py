@@ -82,7 +82,7 @@ def warnings_of(c):
     """What a run with pretrained weights says before its first step."""
     model, stages, policies = opened(c)
     found = check_stages(stages, policies, c["batch_size"], c["weights"] != "none")
-    return [model.misprepared, *found] if model.misprepared else found
+    return [model.architecture.misprepared, *found] if model.architecture.misprepared else found
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)

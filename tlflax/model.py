@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlflax import tree
-from tlflax.backbones import inventory, table
+from tlflax.architecture import Architecture as Architecture
+from tlflax.backbones import inventory
 from tlflax.backbones.chain import Chain
 from tlflax.backbones.names import resolve_endpoint
-from tlflax.backbones.spec import Contract, Spec
+from tlflax.backbones.spec import Spec
 from tlflax.convert.load import take
-from tlflax.convert.own_contract import other_contract
 from tlflax.convert.store import Weights, load_weights
 from tlflax.errors import ConfigError, ConvertError
-from tlflax.heads import Head, check_head
+from tlflax.heads import Head
 from tlflax.policy.checks import refuse_cutmix
 from tlflax.policy.policy import Policy, apply_rules
 from tlflax.policy.rules import Anatomy
@@ -57,44 +57,6 @@ class Classifier(nn.Module):
         return self.backbone(x, stop=stop or self.endpoint)
 
 
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Everything needed to build the classifier again, e.g. from a run directory.
-
-    Attributes:
-      backbone: zoo name.
-      endpoint: where to cut, as the user wrote it or resolved.
-      classes: class names, in label order.
-      image_size: side of the square input in pixels; 0 = the size of the official weights.
-      head: ``gap`` or ``flatten``.
-      hidden: widths of the head's hidden layers.
-      dropout: rate before the logits.
-      activation: of the hidden layers.
-      output: ``softmax``, or ``sigmoid``: one unit for two classes (see `tlflax.heads.Head`).
-      preprocessing: ``auto``, or the name of another input contract than that of a zoo network's
-        weights (see `tlflax.convert.own_contract`).
-      own: for a network that is not of the zoo, what rebuilds it: ``graph`` (JSON text) and
-        ``contract`` (fields).
-    """
-
-    backbone: str
-    endpoint: str
-    classes: tuple[str, ...]
-    image_size: int
-    head: str = "gap"
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-    activation: str = "relu"
-    output: str = "softmax"
-    preprocessing: str = "auto"
-    own: Mapping[str, Any] | None = None
-
-    def check_head(self) -> None:
-        """Raises `ConfigError` where a head option has no meaning."""
-        options = (self.head, self.activation, self.dropout, self.output)
-        check_head(*options, len(self.classes))
-
-
 class Model:
     """A classifier's structure: names, shapes, policies. Holds no parameters.
 
@@ -106,7 +68,7 @@ class Model:
     """
 
     def __init__(self, architecture: Architecture):
-        self.spec: Spec = _spec(architecture)
+        self.spec: Spec = architecture.spec()
         size = architecture.image_size or self.spec.size
         if size < self.spec.min_size:
             raise ConfigError(
@@ -182,24 +144,6 @@ class Model:
         other = copy.copy(self)
         other.precision = precision
         return other
-
-    @property
-    def misprepared(self) -> str:
-        """The warning where `Architecture.preprocessing` is not what a zoo network's weights need.
-
-        An empty string where there is nothing to say.
-        """
-        a = self.architecture
-        if a.own is not None or a.preprocessing == "auto":
-            return ""
-        right, found = table.get(a.backbone).contract, self.spec.contract
-        if found.same_pixels(right):
-            return ""
-        return (
-            f"preprocessing={a.preprocessing!r} gives {a.backbone} pixels as {found.pixels()}; its "
-            f"weights were trained on {right.pixels()}: its features are not what they were "
-            "trained to be; leave preprocessing out"
-        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -324,16 +268,3 @@ class Model:
         # A cut inside a block is the last entry under the block's name.
         shape = shapes.get(boundary, self.blocks[-1].shape)
         return shape[-1:] if self.averaged(boundary) else shape
-
-
-def _spec(a: Architecture) -> Spec:
-    if a.own is None and a.preprocessing == "auto":
-        return table.get(a.backbone)
-    if a.own is None:
-        spec = table.get(a.backbone)
-        contract = other_contract(spec.contract, a.preprocessing)
-        options = spec.options | {"contract": contract}
-        return dataclasses.replace(spec, contract=contract, options=options)
-    from tlflax.backbones.graph import graph_spec
-
-    return graph_spec(a.backbone, a.own["graph"], Contract.read(a.own["contract"]))

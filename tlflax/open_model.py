@@ -13,7 +13,8 @@ def open_model(architecture: Architecture, preprocessing: str = "auto") -> Model
     Args:
       architecture: ``backbone`` is a zoo name, or the path of a Keras model.
       preprocessing: input contract of an own model (see `tlflax.convert.own`). A zoo network's
-        belongs to its weights: another one is taken as it is, and `Model.misprepared` says so.
+        belongs to its weights: another one is taken as it is, and
+        `Architecture.misprepared` says so.
 
     Raises:
       TlflaxError: unknown network, or unreadable file.

@@ -145,7 +145,8 @@ def fit(
     policies = [model.policy(stage) for stage in stages]
     notes = [*data.warnings, *(weights.notes if weights else ())]
     # Random weights need no preparation in particular.
-    notes += [model.misprepared] if weights and model.misprepared else []
+    misprepared = model.architecture.misprepared if weights else ""
+    notes += [misprepared] if misprepared else []
     notes += check_stages(stages, policies, batch_size, weights is not None)
     notes += check_imbalance(stages, data.summary()["counts"]["train"])
     for stage, policy in zip(stages, policies, strict=True):
@@ -182,7 +183,9 @@ def fit(
         start = model.load(start, weights) if weights else start
         # A copy: what is trained of it is gone after the first step.
         before = jax.device_get(start) if evaluate_start else None
-        notes += input_notes(model, start if weights else None, data.train)
+        # What has been said of the preparation need not be measured to be said again.
+        compared = start if weights and not misprepared else None
+        notes += input_notes(model, compared, data.train)
         tuned = job(workdir, stages, start)
         save_model(workdir, model, tuned, weights, seed)
         scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None

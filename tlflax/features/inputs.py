@@ -16,7 +16,6 @@ rescales is found.
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,7 +93,7 @@ def check_inputs(
     measure = _Distance(model, variables, images, own)
     if not measure.remembered and own is None:
         return []
-    if own is not None and not _same(used, own):
+    if own is not None and not used.same_pixels(own):
         # The weights' own contract has the benefit of the doubt. Without statistics the
         # difference itself is the finding.
         wrong = not measure.remembered or measure(own) < measure(used)
@@ -102,7 +101,7 @@ def check_inputs(
     distance = measure(used) if measure.remembered else 0.0
     if distance <= _MUCH * _FITS:
         return []
-    rivals = {n: c for n, c in _usual(used.order).items() if not _same(c, used)}
+    rivals = {n: c for n, c in _usual(used.order).items() if not c.same_pixels(used)}
     best = min(rivals, key=lambda name: measure(rivals[name]))
     if distance <= _MUCH * max(measure(rivals[best]), _FITS):
         return []
@@ -179,12 +178,6 @@ def _trained_with(model: Model) -> Contract | None:
     return None if model.architecture.own is not None else table.get(model.spec.name).contract
 
 
-def _same(a: Contract, b: Contract) -> bool:
-    """Whether pixels become the same numbers; how images are resized is another matter."""
-    alike = (a.order, a.mean, a.std) == (b.order, b.mean, b.std)
-    return alike and math.isclose(a.scale, b.scale, rel_tol=1e-6)
-
-
 def _usual(order: str) -> dict[str, Contract]:
     """The usual contracts by name, for as many channels as the network has."""
     if order != "L":
@@ -215,7 +208,7 @@ def _rescaled_twice(model: Model) -> str | None:
 def _name(contract: Contract) -> str:
     """'tf' (RGB, x * 0.00784 - (1, 1, 1))."""
     text = contract.sentence().split(";")[0]
-    names = [n for n, c in _usual(contract.order).items() if _same(c, contract)]
+    names = [n for n, c in _usual(contract.order).items() if c.same_pixels(contract)]
     return f"{names[0]!r} ({text})" if names else f"({text})"
 
 
