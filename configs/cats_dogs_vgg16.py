@@ -8,6 +8,8 @@ Variants (the Keras tutorial's steps):
   block5       frozen first, then everything from block5_conv1 at RMSprop 1e-5, 10 epochs
   block5_aug   the same, the second stage on augmented images
   literal      what the tutorial's code does, with the warnings that it deserves
+  literal_frozen  the same for its first step
+  beside       block5 and literal, one beside the other in WORKDIR/compare.html
 
 What the tutorial gets wrong, and what this does instead:
   - VGG16 gets pixels / 255; its weights want BGR minus the channel means. The network brings its
@@ -43,18 +45,17 @@ from tlflax.config import base, variant
 
 AUGMENT = "keras_layers(flip=horizontal, rotation=0.1, zoom=0.1)"
 
+LITERAL = {"preprocessing": "unit", "data_splits": {"val": "test", "test": 0.2}}
+BLOCK5 = LITERAL | {"head_epochs": 0, "tune_optimizer": "adam", "tune_lr": 1e-3}
+
 VARIANTS = {
     "frozen": {"tune_epochs": 0},
     "frozen_aug": {"tune_epochs": 0, "head_augment": AUGMENT},
     "block5": {},
     "block5_aug": {"tune_augment": AUGMENT},
-    "literal": {
-        "head_epochs": 0,
-        "tune_optimizer": "adam",
-        "tune_lr": 1e-3,
-        "preprocessing": "unit",
-        "data_splits": {"val": "test", "test": 0.2},
-    },
+    "literal": BLOCK5,
+    "literal_frozen": LITERAL | {"tune_epochs": 0},
+    "beside": {"runs": ({"name": "corrected"}, {"name": "literal"} | BLOCK5)},
 }
 
 

@@ -11,11 +11,13 @@ test split tests once.
   resnet50, mobilenet_v2, inception_v3
                  frozen, average, Dense 128, Dropout 0.5; 10 epochs. InceptionV3 takes 75 px at
                  least: images are enlarged (--config.image_size=96 enlarges them for any network)
-  literal        vgg16_tune as the tutorial's code has it, with the warning that it deserves
+  literal        vgg16_tune as the tutorial's code has it, with the warning that it deserves (the
+                 others: --config.preprocessing=unit)
 Several runs, compared on the same test images in WORKDIR/compare.html (the tutorial's exercises):
   study_ways     scratch, features, fine-tuned
   study_depth    none, the last quarter, the last half, all of the blocks fine-tuned
   study_networks the networks above; others: study_networks=vgg16,mobilenet_v2_0.35
+  beside         vgg16_tune and literal
   binary         cats and dogs, 200 images each (160 train, 40 validate), all three ways
 
 What the tutorial gets wrong, and what this does instead: all networks get pixels / 255, where
@@ -55,6 +57,8 @@ VARIANTS = {
         "data_splits": {"val": 80, "test": 0.2},
     },
     "literal": TUNED | {"preprocessing": "unit"},
+    "beside": TUNED
+    | {"runs": ({"name": "corrected"}, {"name": "literal", "preprocessing": "unit"})},
 }
 NETWORKS = "vgg16,resnet50,mobilenet_v2_1.0,inception_v3"
 DEPTHS = {"last 25": "last 25%", "last 50": "last 50%", "all": "all"}
@@ -113,7 +117,7 @@ def get_config(arg: str = ""):
         )
     if name == "study_depth":
         depths = [{"name": k, "tune": rule} | TUNED for k, rule in DEPTHS.items()]
-        config.runs = ({"name": "none", "head_epochs": 10, "tune_epochs": 0}, *depths)
+        config.runs = ({"name": "none"}, *depths)
     if name == "study_networks":
         chosen = (networks or NETWORKS).split(",")
         sizes = {n: max(config.image_size, get(n).min_size) for n in chosen}

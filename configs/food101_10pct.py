@@ -11,6 +11,7 @@ Variants: NETWORK is resnet50_v2 or efficientnet_b0, the tutorial's two feature 
 Several runs, compared on the same test images in WORKDIR/compare.html:
   both                 the two networks as they are
   modes                the three kinds of transfer, of resnet50_v2
+  beside               resnet50_v2 and literal
 
 What the tutorial gets wrong, and what this does instead: the 2,500 test images are the validation
 images. Here 15 of the 75 training images a class are cut out for validation (75 labelled images a
@@ -44,6 +45,7 @@ MODES = {
     "fine_tuned": {"tune_epochs": 5, "tune": "last 25%"},
     "full": {"tune_epochs": 5, "tune": "all"},
 }
+LITERAL = {"per_class": 75, "data_splits": {"val": "test", "test": "val"}}
 SINGLE = {
     name if mode == "as_is" else f"{name}_{mode}": {"backbone": backbone} | keys
     for name, backbone in NETWORKS.items()
@@ -52,7 +54,8 @@ SINGLE = {
 VARIANTS = SINGLE | {
     "both": {"runs": tuple({"name": n, "backbone": b} for n, b in NETWORKS.items())},
     "modes": {"runs": tuple({"name": m} | keys for m, keys in MODES.items())},
-    "literal": {"per_class": 75, "data_splits": {"val": "test", "test": "val"}},
+    "literal": LITERAL,
+    "beside": {"runs": ({"name": "corrected"}, {"name": "literal"} | LITERAL)},
 }
 
 

@@ -8,6 +8,7 @@ Variants (the Keras tutorial's steps):
             validation images are right, at most 100 epochs
   tune      then mixed6 and mixed7 as well, at 1e-5
   literal   what the tutorial's code does, with the warnings that it deserves
+  beside    tune and literal, one beside the other in WORKDIR/compare.html
 
 What the tutorial gets wrong, and what this does instead:
   - InceptionV3 gets pixels in 0..1; its weights want -1..1. The network brings its own
@@ -39,17 +40,20 @@ AUGMENT = (
     "shear_range=0.2, zoom_range=0.2, horizontal_flip=True, fill_mode=nearest)"
 )
 
+LITERAL = {
+    "target": "train_accuracy>=0.98",
+    "head_patience": "patience=0",
+    "tune": "head",
+    "tune_patience": "patience=0",
+    "preprocessing": "unit",
+    "data_splits": {"val": "test", "test": 0.2},
+}
+
 VARIANTS = {
     "frozen": {"tune_epochs": 0},
     "tune": {},
-    "literal": {
-        "target": "train_accuracy>=0.98",
-        "head_patience": "patience=0",
-        "tune": "head",
-        "tune_patience": "patience=0",
-        "preprocessing": "unit",
-        "data_splits": {"val": "test", "test": 0.2},
-    },
+    "literal": LITERAL,
+    "beside": {"runs": ({"name": "corrected"}, {"name": "literal"} | LITERAL)},
 }
 
 

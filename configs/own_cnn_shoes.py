@@ -13,6 +13,7 @@ final ones on the test images, and those of each stage on the validation images.
 Variants:
   shoes     as above
   literal   what the tutorial's code does, with the warnings that it deserves
+  beside    both, one beside the other in WORKDIR/compare.html
 
 What the tutorial gets wrong, and what this does instead:
   - Nothing was ever frozen: layers of a loaded Keras model are trainable, so the "frozen" stage
@@ -39,6 +40,7 @@ from tlflax.config import base, variant
 VARIANTS = {
     "shoes": {},
     "literal": {"head_train": "all"},
+    "beside": {"runs": ({"name": "corrected"}, {"name": "literal", "head_train": "all"})},
 }
 
 

@@ -25,6 +25,8 @@ def model(backbone, preprocessing, size=0):
         ("resnet50", "BGR, x * 1 - (103.939, 116.779, 123.68)"),
         ("mobilenet_v2_1.0", "RGB, x * 0.00784314 - (1, 1, 1)"),
         ("inception_v3", "RGB, x * 0.00784314 - (1, 1, 1)"),
+        # In Keras it divides by 255 itself, so that / 255 before it is done twice.
+        ("efficientnet_b0", "RGB, x * 0.00392157 - (0.485, 0.456, 0.406), / (0.229, 0.224, 0.225)"),
     ],
 )
 def test_a_255th_is_wrong_for_keras_networks(backbone, needs):

@@ -7,7 +7,7 @@ large to have, and with the tutorials' own networks at random weights.
 import json
 
 import pytest
-from test_tutorials import CONFIGS, VARIANTS, config_of, module_of
+from test_tutorials import VARIANTS, config_of
 
 from tlflax.run import run
 from tlflax.study import is_study, study
@@ -51,48 +51,83 @@ def shortened(name, variant, real, **changes):
 
 
 def reports(config, folder):
+    """Contents of report.json, by name of the run ("" for one that is no study)."""
     if is_study(config):
         study(config, folder)
         assert (folder / "compare.html").is_file()
         names = [entry["name"] for entry in config.runs]
-        return [json.loads((folder / n / "report.json").read_text()) for n in names]
-    return [run(config, folder).results]
+        return {n: json.loads((folder / n / "report.json").read_text()) for n in names}
+    return {"": run(config, folder).results}
+
+
+# What each literal recipe deserves to be told, beside what its own input contract is told.
+SAID = {
+    "cats_dogs_vgg16": ("fresh head at the same rate", "the validation images too"),
+    "horses_humans_inception_v3": (
+        "stops at train_accuracy", "it unfreezes nothing", "the validation images too",
+    ),
+    "cifar10_1k": (),
+    "food101_10pct": ("the validation images too",),
+    "own_cnn_shoes": ("fresh head at the same rate", "it unfreezes nothing"),
+}  # fmt: skip
+
+
+def stand_in(name, variant, real):
+    """The variant with MobileNetV2 0.35 and its real weights where the tutorial's network is."""
+    network = "mobilenet_v2_0.35"
+    if variant == "study_networks":
+        variant = f"{variant}={network},squeezenet_1.1"
+    config = shortened(name, variant, real)
+    config.weights_dir = str(real / "weights" / "keras_h5")
+    if variant in ("both", "scratch") or variant.startswith("study_networks"):
+        return config
+    for key, value in ({"backbone": network} | TUNE[name]).items():
+        # "head" in the literal recipe is no block of a network.
+        if not (key == "tune" and config.tune in ("head", "all")):
+            config[key] = value
+    return config
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_with_real_weights(name, variant, real, tmp_path):
-    config = shortened(name, variant, real)
-    if name != "own_cnn_shoes":
-        if variant == "both":
-            pytest.skip("its point is two networks whose weights cannot be had here")
-        name_of = "mobilenet_v2_0.35"
-        if variant == "study_networks":
-            config = shortened(name, f"{variant}={name_of},squeezenet_1.1", real)
-        elif variant != "scratch":
-            for key, value in ({"backbone": name_of} | TUNE[name]).items():
-                # "head" in the literal recipe is no block of a network.
-                if not (key == "tune" and config.tune in ("head", "all")):
-                    config[key] = value
-        config.weights_dir = str(real / "weights" / "keras_h5")
-    for report in reports(config, tmp_path / "run"):
+    own = name == "own_cnn_shoes"
+    if variant == "both":
+        pytest.skip("its networks' real weights cannot be had here: at random weights below")
+    config = shortened(name, variant, real) if own else stand_in(name, variant, real)
+    for run_name, report in reports(config, tmp_path / "run").items():
         chance = 1 / len(report["data"]["class_names"])
         assert report["test"]["n"] >= 80
         # One epoch on a few hundred images: better than nothing is all that is asked.
         assert report["test"]["accuracy"] >= 0.8 * chance
         assert all(stage["frozen_unchanged"] for stage in report["stages"])
-        literal = [w for w in report["warnings"] if "leave preprocessing out" in w]
-        assert len(literal) == (variant == "literal" and config.preprocessing == "unit"
-                                and name != "own_cnn_shoes")  # fmt: skip
-        if name == "own_cnn_shoes":
+        literal = "literal" in (run_name or variant)
+        said = "\n".join(report["warnings"])
+        # Pixels / 255 are right for the hub's feature vectors and for the shoes' network.
+        unit = literal and name not in ("own_cnn_shoes", "food101_10pct")
+        assert said.count("leave preprocessing out") == unit
+        expected = SAID[name] if literal and variant != "literal_frozen" else ()
+        assert all(words in said for words in expected)
+        assert report["data"]["chosen_on_test"] == (
+            literal and "the validation images too" in SAID[name]
+        )
+        if own:
             assert report["before"]["test"]["accuracy"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [(n, next(iter(module_of(n).VARIANTS))) for n in CONFIGS[:4]]
+    ("name", "variant"),
+    [
+        ("cats_dogs_vgg16", "block5"),
+        ("horses_humans_inception_v3", "tune"),
+        *(("cifar10_1k", v) for v in ("vgg16_tune", "resnet50", "mobilenet_v2", "inception_v3")),
+        ("food101_10pct", "both"),
+        ("food101_10pct", "resnet50_v2_full"),
+    ],
 )
 def test_its_own_network_at_random_weights(name, variant, real, tmp_path):
     config = shortened(name, variant, real, weights="none", per_class=8)
+    wanted = [entry["backbone"] for entry in config.runs] or [config.backbone]
     config.data_splits = {"val": 20, "test": 0.2}
-    (report,) = reports(config, tmp_path / "run")
-    assert report["backbone"] == config.backbone
-    assert report["weights"]["source"].startswith("none")
+    found = reports(config, tmp_path / "run").values()
+    assert [report["backbone"] for report in found] == wanted
+    assert all(report["weights"]["source"].startswith("none") for report in found)

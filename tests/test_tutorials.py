@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 from keras_models import drawn, write_h5
+from tiny import quick_compilation as quick_compilation
 
 from tlflax import config as configs
 from tlflax import main
@@ -18,7 +19,8 @@ from tlflax.evaluate.statistics import wilson
 from tlflax.model import Architecture
 from tlflax.open_model import open_model
 from tlflax.policy.checks import check_stages
-from tlflax.policy.stage import make_stage
+from tlflax.policy.stage import make_stage, parse_stop
+from tlflax.run import run
 from tlflax.setup import read_stages
 from tlflax.study import is_study, read_runs
 
@@ -87,12 +89,103 @@ def warnings_of(c):
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_every_variant_holds_and_only_literal_ones_are_warned_of(name, variant, own):
-    for c in resolved(name, variant, own).values():
+    for entry, c in resolved(name, variant, own).items():
         found = warnings_of(c)
         # What literal recipes are warned of is below, one by one.
-        if variant != "literal":
+        if "literal" not in (entry or variant):
             assert found == []
             assert c["data_splits"]["val"] != "test"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_literal_recipe_beside_the_corrected_one(name, own):
+    runs = resolved(name, "beside", own)
+    assert list(runs) == ["corrected", "literal"]
+    (literal,) = resolved(name, "literal", own).values()
+    assert runs["literal"] == literal
+    corrected = {"food101_10pct": "resnet50_v2", "cifar10_1k": "vgg16_tune",
+                 "horses_humans_inception_v3": "tune", "cats_dogs_vgg16": "block5"}  # fmt: skip
+    (right,) = resolved(name, corrected.get(name, ""), own).values()
+    assert runs["corrected"] == right
+
+
+# What the tutorials' texts say; where their code differs from them, see the configs' docstrings.
+_IDG = (
+    "keras_idg(rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, shear_range=0.2, "
+    "zoom_range=0.2, horizontal_flip=True, fill_mode=nearest)"
+)
+_LAYERS = "keras_layers(flip=horizontal, rotation=0.1, zoom=0.1)"
+_SHOES = "keras_idg(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)"
+PARAMETERS = {
+    ("horses_humans_inception_v3", "tune"): (
+        {"backbone": "inception_v3", "endpoint": "mixed7", "image_size": 150, "batch_size": 128,
+         "head": "flatten", "hidden": (1024,), "dropout": 0.2, "output": "sigmoid"},
+        {"train": (), "optimizer": "rmsprop", "lr": 1e-4, "epochs": 100, "augment": _IDG},
+        {"train": ("from mixed6",), "optimizer": "rmsprop", "lr": 1e-5, "epochs": 15,
+         "augment": _IDG},
+    ),
+    ("cifar10_1k", "scratch"): (
+        {"backbone": "simple_cnn", "weights": "none", "image_size": 32, "batch_size": 32,
+         "head": "flatten", "hidden": (128,), "dropout": 0.5, "per_class": 80, "seed": 42},
+        {"train": ("all",), "optimizer": "adam", "lr": 1e-3, "epochs": 20},
+    ),
+    ("cifar10_1k", "vgg16"): (
+        {"backbone": "vgg16", "image_size": 32, "head": "gap", "hidden": (256,), "dropout": 0.5},
+        {"train": (), "optimizer": "adam", "lr": 1e-3, "epochs": 20},
+    ),
+    ("cifar10_1k", "vgg16_tune"): (
+        {"backbone": "vgg16", "hidden": (256,), "dropout": 0.5},
+        {"train": (), "optimizer": "adam", "epochs": 10},
+        # All but the last four layers frozen: three convolutions and a pooling.
+        {"train": ("from block5_conv1",), "optimizer": "adam", "lr": 1e-5, "epochs": 10},
+    ),
+    ("cifar10_1k", "resnet50"): (
+        {"backbone": "resnet50", "hidden": (128,), "dropout": 0.5}, {"epochs": 10, "lr": 1e-3},
+    ),
+    ("food101_10pct", "resnet50_v2"): (
+        {"backbone": "hub_resnet50_v2", "image_size": 224, "batch_size": 32, "hidden": (),
+         "dropout": 0.0, "head": "gap"},
+        {"train": (), "optimizer": "adam", "lr": 1e-3, "epochs": 5},
+    ),
+    ("food101_10pct", "efficientnet_b0_full"): (
+        {"backbone": "hub_efficientnet_b0"},
+        {"train": (), "epochs": 5},
+        {"train": ("all",), "epochs": 5, "lr": 1e-4},
+    ),
+    ("own_cnn_shoes", "shoes"): (
+        {"batch_size": 8, "preprocessing": "unit", "evaluate_start": True},
+        {"train": ("head",), "optimizer": "nadam", "epochs": 10, "augment": _SHOES},
+        {"train": ("all",), "optimizer": "adam", "lr": 1e-5, "epochs": 10, "augment": _SHOES},
+    ),
+    ("cats_dogs_vgg16", "frozen_aug"): (
+        {"backbone": "vgg16", "image_size": 150, "batch_size": 32, "head": "flatten",
+         "hidden": (256,), "dropout": 0.0, "output": "sigmoid"},
+        {"train": (), "optimizer": "adam", "lr": 1e-3, "epochs": 10, "augment": _LAYERS},
+    ),
+    ("cats_dogs_vgg16", "block5_aug"): (
+        {},
+        {"train": (), "epochs": 10, "augment": "none"},
+        {"train": ("from block5_conv1",), "optimizer": "rmsprop", "lr": 1e-5, "epochs": 10,
+         "augment": _LAYERS},
+    ),
+    ("cats_dogs_vgg16", "literal"): (
+        {"preprocessing": "unit", "data_splits": {"val": "test", "test": 0.2}},
+        {"train": ("from block5_conv1",), "optimizer": "adam", "lr": 1e-3, "epochs": 10},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "variant"), list(PARAMETERS))
+def test_parameters_are_the_tutorials(name, variant, own):
+    (c,) = resolved(name, variant, own).values()
+    keys, *expected = PARAMETERS[name, variant]
+    assert {k: c[k] for k in keys} == keys
+    stages = read_stages(c["stages"], c["augment"])
+    assert [
+        {k: getattr(s, k) for k in e} for s, e in zip(stages, expected, strict=True)
+    ] == expected
+    if name.startswith("horses"):
+        assert stages[0].stop == parse_stop(("val_accuracy>=0.98", "patience=10"))
 
 
 # Parameters as the tutorials' model.summary() prints them (Keras, with top cut off).
@@ -124,6 +217,7 @@ WRONG = [
     # 0: InceptionV3 wants -1..1.
     ("horses_humans_inception_v3", "literal", "leave preprocessing out"),
     ("horses_humans_inception_v3", "literal", "stops at train_accuracy>=0.98"),
+    ("horses_humans_inception_v3", "literal", "it unfreezes nothing; name blocks below the cut"),
     # 1: VGG16 wants BGR minus the channel means.
     ("cifar10_1k", "literal", "trained on BGR, x * 1 - (103.939, 116.779, 123.68)"),
     # 3: nothing is frozen, and unfreezing changes the rate alone.
@@ -196,6 +290,24 @@ def test_split_names_that_have_no_meaning(tmp_path):
         load_dataset(f"folder:{other}", splits={"test": "val"})
     with pytest.raises(ConfigError, match="val='tset' is neither a fraction"):
         load_dataset(f"folder:{other}", splits={"val": "tset"})
+
+
+def test_tutorial_3_a_whole_literal_run_says_what_is_wrong_with_it(own, tmp_path):
+    photos = tiny.write_stripes(tmp_path / "shoes", {"train": 8, "test": 4})
+    config = config_of("own_cnn_shoes", "literal", data=f"folder:{photos}", backbone=str(own))
+    config.head_epochs = config.tune_epochs = 1
+    report = run(config, tmp_path / "run").results
+    said = "\n".join(report["warnings"])
+    for words in ("together with a fresh head at the same rate", "it unfreezes nothing",
+                  "the test split has only 12 images"):  # fmt: skip
+        assert words in said
+    assert report["before"]["test"]["n"] == report["test"]["n"] == 12
+    assert [s["name"] for s in report["stages"]] == ["head", "tune"]
+    # Nothing was frozen in either stage.
+    assert [s["frozen_parameters"] for s in report["stages"]] == [0, 0]
+    header, *lines = (tmp_path / "run" / "predictions.csv").read_text().splitlines()
+    assert header.split(",")[:5] == ["file", "label", "predicted", "probability", "correct"]
+    assert len(lines) == 12
 
 
 def test_tutorial_3_evaluation_cannot_be_augmented():

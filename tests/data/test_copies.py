@@ -96,6 +96,22 @@ def test_validation_images_in_training_are_only_a_warning(tmp_path, load):
     assert any("2 val images (50.0%) are in train too" in w for w in load().warnings)
 
 
+@pytest.mark.parametrize(("copied", "chosen"), [(3, True), (1, False)])
+def test_validation_images_that_are_test_images_choose_on_them(tmp_path, load, copied, chosen):
+    counts = {"train/a": 6, "train/b": 6, "val/a": 5, "val/b": 5, "test/a": 5, "test/b": 5}
+    write_tree(tmp_path / "d", counts)
+    for i in range(copied):
+        copy = retagged(tmp_path / f"d/val/a/{i:03d}.png")
+        (tmp_path / f"d/test/a/{i:03d}.png").write_bytes(copy)
+    data = load()
+    (warning,) = [w for w in data.warnings if "pixel for pixel" in w]
+    assert f"{copied} test images ({copied / 10:.1%}) are in val too" in warning
+    assert ("no estimate for new images" in warning) == chosen
+    # A tenth and less is told, and the test accuracy still counts.
+    assert data.chosen_on_test == data.summary()["chosen_on_test"] == chosen
+    assert data.leaked == copied / 10
+
+
 def test_two_labels(tmp_path, load):
     write_tree(tmp_path / "d", {"a": 9, "b": 9})
     (tmp_path / "d/b/000.png").write_bytes(retagged(tmp_path / "d/a/004.png"))

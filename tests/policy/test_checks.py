@@ -51,6 +51,8 @@ TUNE_CUTMIX = {"lr": 1e-4, "cutmix": 1.0}
         # A stage that unfreezes nothing: tutorial 3.
         ((HEAD, TUNE, TUNE | {"lr": 1e-5}), {}, "at another rate: it unfreezes nothing"),
         ((HEAD, TUNE, TUNE | {"optimizer": "nadam"}), {}, "it unfreezes nothing"),
+        # What unfreezing blocks above the cut amounts to: tutorial 0.
+        ((HEAD, {"train": ("head",), "lr": 1e-5}), {}, "nothing; name blocks below the cut"),
         # Stopping on the training images: tutorial 0.
         (({"stop": ("train_accuracy>=0.98",)},), {}, "stop at val_accuracy>=0.98 or with"),
         (({"stop": ("train_loss<=0.1",)},), {}, "stop at val_loss<=0.1 or with"),

@@ -52,7 +52,10 @@ def check_stages(
         backbone = [r for r in policy.rows if r.block != "head" and r.parameters]
         trained = [r for r in backbone if r.trained]
         if i and policy.multipliers == policies[i - 1].multipliers:
-            warnings += _repetition(stage, stages[i - 1], bool(trained))
+            # A head may well be trained in two stages; other rules that come to the same are a
+            # mistake, and so are blocks that are named twice.
+            meant = not trained and stage.train == stages[i - 1].train
+            warnings += _repetition(stage, stages[i - 1], meant, bool(trained))
         for target in stage.stop.on_training:
             warnings.append(
                 f"stage {stage.name!r} stops at {target}: images that it may learn by heart say "
@@ -109,12 +112,13 @@ def check_stages(
     return warnings
 
 
-def _repetition(stage: Stage, last: Stage, backbone: bool) -> list[str]:
+def _repetition(stage: Stage, last: Stage, meant: bool, backbone: bool) -> list[str]:
     """What to say of a stage that trains the parameters that the one before it trained.
 
     Args:
       stage: the stage.
       last: the one before it.
+      meant: whether another rate is all that was wanted.
       backbone: whether there are blocks of the backbone among them.
     """
     what = f"stage {stage.name!r} trains exactly what {last.name!r} trained"
@@ -126,8 +130,11 @@ def _repetition(stage: Stage, last: Stage, backbone: bool) -> list[str]:
         return [
             f"{what}, at the same rate: it only adds epochs; change its rules (train=...) or its lr"
         ]
-    # A head may well be trained in two stages; whoever names blocks twice means to unfreeze some.
+    if meant:
+        return []
+    fix = f"leave train=... out of {last.name!r} to train the head on frozen blocks first"
+    if not backbone:
+        fix = "name blocks below the cut (train=('last 1',)) to fine-tune them"
     return [
-        f"{what}, at another rate: it unfreezes nothing; leave train=... out of {last.name!r} to "
-        "train the head on frozen blocks first, or use one stage with a schedule"
-    ] * backbone
+        f"{what}, at another rate: it unfreezes nothing; {fix}, or use one stage with a schedule"
+    ]
