@@ -67,6 +67,8 @@ def test_mistakes(tmp_path):
         tl.fit(classifier(), photos(), [tl.stage("a", epochs=1, train="blok3")])
     with pytest.raises(ConfigError, match="cache must be"):
         tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], cache="of")
+    with pytest.raises(ConfigError, match="both of validation images, got 'train_accuracy'"):
+        tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], select="train_accuracy")
     with pytest.raises(ConfigError, match="did you mean loss"):
         tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], select="los")
     with pytest.raises(ConfigError, match="batch_size"):

@@ -134,7 +134,9 @@ def fit(
     """
     if select not in SELECT:
         hint = suggest(select, SELECT)
-        raise ConfigError(f"select must be accuracy or loss, got {select!r}{hint}")
+        raise ConfigError(
+            f"select must be accuracy or loss, both of validation images, got {select!r}{hint}"
+        )
     if workdir is not None and finished(workdir):
         return reopen(workdir)
     model = model.computing(compute_precision(precision))
