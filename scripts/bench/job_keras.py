@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from bench.peer_keras import application, build_and_compile, directory, freeze
-from bench.plan import NETWORKS
+from bench.plan import BLOCK_RATE, NETWORKS, RATE
 
 
 def main(name: str, folder: str, mode: str, epochs: int, size: int, batch: int) -> None:
@@ -24,7 +24,8 @@ def main(name: str, folder: str, mode: str, epochs: int, size: int, batch: int) 
     )
     base = application(network, size)
     freeze(base, network.last[1] if mode == "last" else "")
-    model = build_and_compile(network, base, size)
+    rate = BLOCK_RATE if mode == "last" else RATE
+    model = build_and_compile(network, base, size, rate)
     model.fit(train, validation_data=val, epochs=epochs, verbose=2)
     loss, accuracy = model.evaluate(test, verbose=2)
     facts = {

@@ -7,6 +7,7 @@
 the blocks of the rule ``--config.job_first`` and a linear head.
 """
 
+from bench.plan import BLOCK_RATE, RATE
 from tlflax.config import base
 
 
@@ -20,7 +21,7 @@ def get_config(arg: str = "frozen"):
     with config.unlocked():
         config.job_epochs = 10
         config.job_first = "from block5_conv1"
-        config.job_lr = 1e-3
+        config.job_lr = BLOCK_RATE if arg == "last" else RATE
     stage = {
         "name": "job",
         "epochs": config.get_ref("job_epochs"),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from bench.peer_torch import directory
-from bench.plan import MOMENTUM, NETWORKS, RATE
+from bench.plan import BLOCK_RATE, MOMENTUM, NETWORKS, RATE
 from bench.torch_models import DEVICE, Classifier, backbone, channels, freeze
 
 
@@ -45,7 +45,8 @@ def main(name: str, folder: str, mode: str, epochs: int, size: int, batch: int) 
     else:
         model.backbone.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, RATE, momentum=MOMENTUM)
+    rate = BLOCK_RATE if mode == "last" else RATE
+    optimizer = torch.optim.SGD(trained, rate, momentum=MOMENTUM)
     for epoch in range(epochs):
         for pixels, labels in train:
             pixels = pixels.to(DEVICE, memory_format=torch.channels_last)
