@@ -1,8 +1,7 @@
 import pytest
 from made_up import predictions, right, write
 
-from tlflax.comparison.advice import most_accurate, pareto, standard_error, within_reach
-from tlflax.comparison.build import compare
+
 
 
 def ascii_words(entry):
@@ -10,10 +9,11 @@ def ascii_words(entry):
     return entry["words"].replace("\N{EN DASH}", "-").replace("\N{MINUS SIGN}", "-")
 
 
-def row(name, accuracy=0.9, n=100, speed=100.0, total=1000, seconds=60.0):
+def row(name, accuracy=0.9, n=100, speed=100.0, total=1000, seconds=60.0, on_test=False):
     return {
         "name": name, "validation": {"accuracy": accuracy, "n": n}, "images_per_second": speed,
         "parameters": {"total": total, "trained": total}, "seconds": seconds,
+        "chosen_on_test": on_test,
     }  # fmt: skip
 
 
@@ -59,6 +59,19 @@ def test_one_standard_error():
 )
 def test_pareto(rows, front):
     assert pareto(rows) == list(front)
+
+
+def test_rows_validated_on_test_images_are_ranked_only_among_themselves():
+    a, b = row("a", 0.9), row("b", 0.99, on_test=True)
+    unknown = row("c") | {"validation": None}
+    assert ranked([a, b, unknown]) == [a]
+    assert ranked([b, unknown]) == [b]
+    assert pareto([a, b, unknown]) == ["a"]
+    slow = row("d", speed=None)
+    assert pareto_goals([a, b | {"images_per_second": None}]) == [
+        "validation accuracy", "images/s", "parameters",
+    ]  # fmt: skip
+    assert pareto_goals([a, slow]) == ["validation accuracy", "parameters"]
 
 
 def advice(tmp_path, *runs):
@@ -154,3 +167,48 @@ def test_without_test_images_it_is_choosing_on_validation(tmp_path):
     (pair,) = content["pairs"]
     assert pair["n"] == 100 and pair["separable"]
     assert content["recommendation"]["speed"]["run"] is None
+
+
+def literal(**more):
+    """Keywords of a run whose validation images are its test images."""
+    data = {"source": "folder:pets", "fingerprint": "abc", "chosen_on_test": True}
+    return {"report": {"data": data}, **more}
+
+
+def test_a_run_validated_on_its_test_images_is_not_recommended(tmp_path):
+    # The best of all by every figure.
+    first = literal(speed=900.0, parameters=(10, 90), seconds=5.0)
+    content = advice(
+        tmp_path,
+        ("literal", 99, [1], first),
+        ("X", 95, range(25), {"speed": 100.0}),
+        ("Y", 94, range(30), {"speed": 100.0}),
+    )
+    goals = content["recommendation"].values()
+    assert {goal["run"] for goal in goals} == {"X"} and len(goals) == 4
+    assert not any("literal" in goal["words"] for goal in goals)
+    assert content["within_reach"]["of"] == "X"
+    assert content["within_reach"]["runs"] == ["X", "Y"]
+    assert content["pareto"] == ["X"] and content["not_ranked"] == ["literal"]
+    assert [r["chosen_on_test"] for r in content["runs"]] == [True, False, False]
+    (note,) = [n for n in content["notes"] if "chose the state of literal (" in n]
+    assert note.endswith(
+        " The recommendation leaves out literal, whose validation accuracy is a test accuracy: "
+        "leave val='test' out of data_splits and train again to have such a run ranked."
+    )
+
+
+def test_one_run_that_can_be_ranked(tmp_path):
+    content = advice(tmp_path, ("L", 99, [1], literal()), ("X", 95, [2], {}))
+    assert content["recommendation"]["accuracy"] == {
+        "run": "X", "words": "Only one run can be ranked, X: nothing to choose between.",
+    }  # fmt: skip
+    assert content["within_reach"] is None and content["pareto"] == ["X"]
+
+
+def test_where_every_run_was_validated_on_test_images_they_are_ranked_and_it_is_said(tmp_path):
+    content = advice(tmp_path, ("L", 95, [1], literal()), ("M", 99, [2], literal()))
+    assert content["recommendation"]["accuracy"]["run"] == "M"
+    assert content["not_ranked"] == [] and "choosing on test" in content["caution"]
+    (note,) = [n for n in content["notes"] if "chose the state of L, M (" in n]
+    assert "the recommendation ranks by accuracy on the test images: leave val='test'" in note

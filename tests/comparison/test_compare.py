@@ -235,7 +235,10 @@ def test_files_hold_the_same_numbers(tmp_path):
     runs = two(tmp_path, speed=100.0)
     found = tl.compare(runs, tmp_path / "out")
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    plots = ("accuracy", "curves", "parameters", "trained_parameters", "epoch_seconds", "speed")
+    plots = (
+        "accuracy", "curves", "parameters", "trained_parameters", "seconds", "epoch_seconds",
+        "speed",
+    )  # fmt: skip
     assert names == {"compare.json", "compare.csv", "compare.html"} | {
         f"compare_{p}.png" for p in plots
     }
@@ -266,10 +269,11 @@ def test_in_a_notebook(tmp_path):
 def test_the_function_stays_a_function_after_the_module_was_imported(tmp_path, capsys):
     from tlflax.compare import main
 
-    a, b = two(tmp_path)
+    a, b = two(tmp_path, report={"warnings": ["One thing.", "Another thing."]})
     main(["compare", str(a), str(b), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "a is better than b by 10.0 points" in out
+    assert "\na: 2 warnings, b: 2 warnings; see compare.html or the run's report.html.\n" in out
     assert (tmp_path / "out" / "compare.html").is_file()
     assert tl.compare([a]).content["runs"][0]["name"] == "a"
 
@@ -294,3 +298,15 @@ def test_speeds_of_different_devices_rank_nothing(tmp_path):
     assert content["recommendation"]["speed"]["run"] is None
     assert [r["images_per_second"] for r in content["runs"]] == [100.0, 900.0]
     assert any("different devices" in n for n in content["notes"])
+    assert content["pareto_goals"] == ["validation accuracy", "parameters"]
+
+
+def test_who_has_warnings_is_the_last_line(tmp_path):
+    a = write(tmp_path / "a", predictions(right(20, [])), baseline=right(20, [1]))
+    b = write(
+        tmp_path / "b", predictions(right(20, [])), baseline=right(20, [1]),
+        report={"warnings": ["One thing."]},
+    )  # fmt: skip
+    line = "b: 1 warning; see compare.html or the run's report.html."
+    assert compare([a, b]).words.splitlines()[-1] == line
+    assert "report.html" not in compare([a]).words

@@ -2,8 +2,11 @@ import html
 import json
 import re
 import sys
+from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
+import browser
 import pytest
 from made_up import predictions, right, write
 from PIL import Image
@@ -11,8 +14,74 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from test_document import Page
 
-from tlflax.comparison.build import PLOTS, compare
+from tlflax.comparison.build import PLOTS, Comparison, compare
 from tlflax.report import style
+from tlflax.report.compare_plots import COSTS
+
+
+class Figures(HTMLParser):
+    """What the page shows of the JSON: (key, how it is written, text)."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.current = [], None
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        known = dict(attrs)
+        if "data-key" in known:
+            self.current = [known["data-key"], "", ""]
+        elif "data-told" in known:
+            self.current = [known["data-told"], known["data-form"], ""]
+
+    def handle_data(self, data):
+        if self.current:
+            self.current[2] += data
+
+    def handle_endtag(self, tag):
+        if self.current:
+            self.found.append(tuple(self.current))
+            self.current = None
+
+
+def tells(text, form, value):
+    """Whether a text such as ``3 min 20 s`` is what a reader should see of a value."""
+    if not form:
+        return browser.differs(text, value) == ""
+    sign = -1 if form.startswith("minus") else 1
+    if form == "p":
+        if text in ("p < .001", "p = 1"):
+            return value < 0.0005 if "<" in text else value > 0.995
+        digits = re.fullmatch(r"p = \.(\d+)", text)[1]
+        return abs(int(digits) / 10 ** len(digits) - value) <= 0.5 / 10 ** len(digits) + 1e-9
+    if form.endswith("points"):
+        shown, half = float(text.replace("\N{MINUS SIGN}", "-")) / 100, 0.0005
+    else:
+        parts = re.fullmatch(r"(?:(\d+) h )?(?:(\d+) min)? ?(?:([\d.]+) s)?", text).groups("0")
+        shown = sum(float(part) * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+        half = 0.05 if "." in text else 0.5 if text.endswith(" s") else 30.5
+    return abs(shown - sign * value) <= half + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "right", "wrong"),
+    [
+        ("10.0", "points", 0.1004, 0.1006),
+        ("\N{MINUS SIGN}0.8", "points", -0.0083, 0.0083),
+        ("\N{MINUS SIGN}0.8", "minus points", 0.0083, -0.0083),
+        ("p = .004", "p", 0.0042, 0.0046),
+        ("p = .12", "p", 0.124, 0.13),
+        ("p < .001", "p", 0.0004, 0.004),
+        ("p = 1", "p", 1.0, 0.9),
+        ("8.4 s", "duration", 8.44, 8.46),
+        ("3 min 20 s", "duration", 200.4, 201.0),
+        ("2 h 05 min", "duration", 7520.0, 7550.0),
+        ("94.6%", "", 0.946, 0.947),
+    ],
+)
+def test_reading_figures(text, form, right, wrong):
+    assert tells(text, form, right) and not tells(text, form, wrong)
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +91,13 @@ def made(tmp_path_factory):
         write(
             folder / "frozen <b>&", predictions(right(200, range(18))), speed=100.0,
             validation=(93, 100), baseline=right(200, range(60)),
+            report={"warnings": ["A <b>bold</b> word & more."]},
         ),
-        write(folder / "tuned", predictions(right(200, range(5, 24))), speed=300.0),
-        write(folder / "own", predictions(right(200, range(70))), parameters=(50, 50)),
+        write(folder / "tuned", predictions(right(200, range(5, 22))), speed=300.0),
+        write(
+            folder / "own", predictions(right(200, range(70))), parameters=(50, 50), seconds=7500.0,
+            report={"warnings": ["One thing.", "Another thing."]},
+        ),
     ]  # fmt: skip
     (runs[0] / "report.html").write_text("x")
     compare(runs, folder / "out")
@@ -55,6 +128,66 @@ def test_the_page_shows_the_numbers_of_the_json(made):
         assert goal["words"] in page.words
     assert content["caution"] in page.words
     assert all(note in page.words for note in content["notes"])
+
+
+def test_every_figure_is_that_of_the_json(made):
+    content = json.loads((made / "compare.json").read_text())
+    text = (made / "compare.html").read_text(encoding="utf-8")
+    figures = Figures(text).found
+    wrong = [f for f in figures if not tells(f[2], f[1], browser.at(content, f[0]))]
+    assert wrong == []
+    pair = ("difference", "ci95.0", "ci95.1", "only_first", "only_second", "n", "p", "p_holm")
+    row = ("seconds", "seconds_per_epoch", "parameters.total", "epochs", "test.n", "test.loss")
+    assert {key for key, *_ in figures} >= {
+        "within_reach.standard_error", "within_reach.n", "runs.0.inference.batch_size",
+        *(f"pairs.{i}.{key}" for i in range(len(content["pairs"])) for key in pair),
+        *(f"runs.{i}.{key}" for i in range(len(content["runs"])) for key in row),
+    }  # fmt: skip
+    # Of a pair whose second run is the better one the signs are turned.
+    assert any(pair["difference"] < 0 for pair in content["pairs"])
+
+
+def test_the_template_writes_no_figure_that_is_not_marked():
+    text = files("tlflax.report").joinpath("compare.html").read_text(encoding="utf-8")
+    forms = r"\| (?:percent|interval|points|points_of|p_value|thousands|number|duration)\b"
+    written = [e.strip() for e in re.findall(r"\{\{(.*?)\}\}", text) if re.search(forms, e)]
+    assert len(written) > 15
+    assert [e for e in written if not e.startswith(("value(", "told("))] == []
+
+
+def test_warnings_are_folded_by_run(made):
+    content = json.loads((made / "compare.json").read_text())
+    text = (made / "compare.html").read_text(encoding="utf-8")
+    # A summary is reached and opened by keyboard in every browser.
+    folded = re.findall(r"<details>\n<summary>(.*?)</summary>\n(.*?)</details>", text, re.DOTALL)
+    said = [html.unescape(re.sub(r"<[^>]*>", "", summary)) for summary, _ in folded]
+    assert said == ["frozen <b>&: 1 warning", "own: 2 warnings"]
+    rows = {row["name"]: row for row in content["runs"]}
+    for name, (_, sentences) in zip(("frozen <b>&", "own"), folded, strict=True):
+        found = re.findall(r"<li>(.*?)</li>", sentences)
+        assert [html.unescape(s) for s in found] == rows[name]["warnings"]
+
+
+def test_runs_that_are_not_ranked_are_marked(tmp_path):
+    data = {"source": "folder:pets", "fingerprint": "abc", "chosen_on_test": True}
+    runs = [
+        write(tmp_path / "literal", predictions(right(60, [])), report={"data": data}),
+        *(write(tmp_path / name, predictions(right(60, range(9)))) for name in "ab"),
+    ]
+    content = compare(runs, tmp_path / "out").content
+    page = Page((tmp_path / "out" / "compare.html").read_text(encoding="utf-8"))
+    assert page.words.count("of the test images ") == 1
+    assert "No other ranked run beats a, b in validation accuracy and parameters at" in page.words
+    assert all(note in page.words for note in content["notes"])
+
+
+def test_accuracy_over_what_each_run_took(made):
+    assert tuple(COSTS) == PLOTS[2:]
+    rows = json.loads((made / "compare.json").read_text())["runs"]
+    value, label = COSTS["seconds"]
+    assert [value(row) for row in rows] == [row["seconds"] for row in rows]
+    assert label == "seconds of training"
+    assert all(f"``{kind}``" in (Comparison.plot.__doc__ or "") for kind in PLOTS)
 
 
 def test_the_page_needs_nothing_but_itself(made):

@@ -53,10 +53,15 @@ def comparison(folder):
         made_up.write(
             folder / f"run {i} {LONG}", made_up.predictions(made_up.right(200, range(6 * i))),
             speed=100.0 * (i + 1), baseline=made_up.right(200, range(60)) if i == 0 else None,
+            report={"warnings": [LONG, "Another sentence."] if i else []},
         )
         for i in range(4)
     ]  # fmt: skip
     compare(runs, folder / "out")
+    page = folder / "out" / "compare.html"
+    # What is folded must fit as well.
+    text = page.read_text(encoding="utf-8").replace("<details>", "<details open>")
+    page.write_text(text, encoding="utf-8")
     return "out/compare.html", "out/compare.json"
 
 
@@ -68,7 +73,8 @@ REPORT = {
     "calibration.after.ece", "calibration.reliability.14.n",
 }  # fmt: skip
 COMPARISON = {"runs.3.test.accuracy", "runs.0.test.accuracy_ci95", "runs.1.validation.accuracy",
-              "runs.2.parameters.total", "runs.2.images_per_second"}  # fmt: skip
+              "runs.2.parameters.total", "runs.2.images_per_second", "within_reach.n",
+              "pairs.0.n", "pairs.6.only_first", "runs.0.inference.batch_size"}  # fmt: skip
 PAGES = {
     "report": (report_of(["cat", "dog", "owl"]), REPORT),
     "comparison": (comparison, COMPARISON),

@@ -9,13 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlflax.comparison.pairs import Pair
-from tlflax.evaluate.statistics import wilson
+from tlflax.comparison.ranking import NOISE, most_accurate, ranked, within_reach
 from tlflax.report import style
-
-NOISE = 1.1
-"""Speeds and times that differ by less than this factor count as equal."""
-
-_ONE_ERROR = 0.6827  # coverage of plus and minus one standard error of a normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +93,13 @@ def advise(
     Returns:
       ``{"accuracy": {"run", "words"}, ...}``; ``run`` is None where nothing can be said.
     """
-    known = [row for row in rows if row["validation"]]
+    known = ranked(rows)
     if not known:
         return {"accuracy": {"run": None, "words": "No run has a validation accuracy."}}
     if len(known) == 1:
         row = known[0]
-        words = f"There is only one run, {row['name']}: nothing to choose between."
+        only = "There is only one run" if len(rows) == 1 else "Only one run can be ranked"
+        words = f"{only}, {row['name']}: nothing to choose between."
         return {"accuracy": {"run": row["name"], "words": words}}
     best, tied = most_accurate(known)
     find = _finder(pairs)
@@ -112,60 +108,6 @@ def advise(
     for goal in GOALS:
         advice[goal.key] = _advise_for(goal, known, near, best, find, split)
     return advice
-
-
-def most_accurate(
-    rows: Sequence[dict[str, Any]],
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row to take for validation accuracy, and the others that have the same.
-
-    Ties go to the smaller network, then to the faster, then to what was trained in less time,
-    then to the first.
-    """
-    top = max(row["validation"]["accuracy"] for row in rows)
-    same = [row for row in rows if row["validation"]["accuracy"] == top]
-
-    def order(row: dict[str, Any]) -> tuple[float, float, float]:
-        speed = row["images_per_second"]
-        return row["parameters"]["total"], -(speed or 0.0), row["seconds"]
-
-    best = min(same, key=order)
-    return best, [row for row in same if row is not best]
-
-
-def within_reach(rows: Sequence[dict[str, Any]], best: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows at most one standard error of the best validation accuracy below it."""
-    low = best["validation"]["accuracy"] - standard_error(best)
-    return [row for row in rows if row["validation"]["accuracy"] >= low]
-
-
-def standard_error(row: dict[str, Any]) -> float:
-    """Of the validation accuracy, downwards; not zero at 100%, where the usual formula is.
-
-    The one-standard-error rule (Breiman et al., "Classification and regression trees", 1984,
-    section 3.4.3): what lies within it of the best is as good as it for all that is known.
-    """
-    accuracy, n = row["validation"]["accuracy"], row["validation"]["n"]
-    return accuracy - wilson(round(accuracy * n), n, _ONE_ERROR)[0]
-
-
-def pareto(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the rows that no other beats: in validation accuracy, images/s and parameters.
-
-    A row is beaten by one that is worse in nothing and better in something. Speeds count where
-    every row has one, and within `NOISE` they are equal.
-    """
-    known = [row for row in rows if row["validation"]]
-    timed = all(row["images_per_second"] for row in known)
-
-    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        accuracy = a["validation"]["accuracy"] - b["validation"]["accuracy"]
-        smaller = b["parameters"]["total"] - a["parameters"]["total"]
-        ratio = a["images_per_second"] / b["images_per_second"] if timed else 1.0
-        worse = accuracy < 0 or smaller < 0 or ratio < 1 / NOISE
-        return not worse and (accuracy > 0 or smaller > 0 or ratio > NOISE)
-
-    return [b["name"] for b in known if not any(beats(a, b) for a in known)]
 
 
 def _finder(pairs: Sequence[Pair]) -> Callable[[str, str], Pair | None]:

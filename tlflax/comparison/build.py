@@ -8,16 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from tlflax.atomic import replacing
-from tlflax.comparison.advice import advise, pareto, standard_error
+from tlflax.comparison.advice import advise
 from tlflax.comparison.costs import seconds_alone, speeds_of
 from tlflax.comparison.entry import Entry, find_runs, names_of, read_entries
-from tlflax.comparison.notes import caution, differences, reused_features
+from tlflax.comparison.notes import caution, differences, reused_features, warned
 from tlflax.comparison.pairs import Pair, compare_pairs
+from tlflax.comparison.ranking import pareto, pareto_goals, ranked, standard_error, within_reach
 from tlflax.comparison.table import COLUMNS, Table
 from tlflax.errors import ConfigError, suggest
 from tlflax.result import Picture
 
-PLOTS = ("accuracy", "curves", "parameters", "trained_parameters", "epoch_seconds", "speed")
+PLOTS = (
+    "accuracy",
+    "curves",
+    "parameters",
+    "trained_parameters",
+    "seconds",
+    "epoch_seconds",
+    "speed",
+)
 
 
 @dataclasses.dataclass
@@ -34,10 +43,11 @@ class Comparison:
 
     @property
     def words(self) -> str:
-        """Recommendation, pairs and notes, one sentence a line."""
+        """Recommendation, pairs, notes and who has warnings, one sentence a line."""
         c = self.content
         lines = [a["words"] for a in c["recommendation"].values()] + [c["caution"]]
-        return "\n".join([*lines, *(p["words"] for p in c["pairs"]), *c["notes"]])
+        lines += [*(p["words"] for p in c["pairs"]), *c["notes"], *warned(c["runs"])]
+        return "\n".join(lines)
 
     def table(self) -> Table:
         """One row a run, for a terminal or a notebook."""
@@ -48,7 +58,7 @@ class Comparison:
 
         Args:
           kind: ``accuracy``, ``curves``, or accuracy over ``parameters``,
-            ``trained_parameters``, ``epoch_seconds`` or ``speed``.
+            ``trained_parameters``, ``seconds`` of training, ``epoch_seconds`` or ``speed``.
 
         Raises:
           ConfigError: another kind.
@@ -139,18 +149,25 @@ def _content(entries: Sequence[Entry], pairs: Sequence[Pair], notes: list[str]) 
     names = {row["name"] for row in own}
     among = [p for p in pairs if p.first in names and p.second in names]
     # What was measured on another device or in other batches is shown, but ranks nothing.
-    ranked = own if comparable else [row | {"images_per_second": None} for row in own]
-    advice = advise(ranked, among, split)
-    front = pareto(ranked)
+    rivals = own if comparable else [row | {"images_per_second": None} for row in own]
+    advice = advise(rivals, among, split)
+    choice = [row["name"] for row in ranked(own)]
+    left_out = [row["name"] for row in own if row["name"] not in choice]
     return {
         "split": split,
         "runs": rows,
         "pairs": [pair.content() for pair in pairs],
         "recommendation": advice,
         "within_reach": _reach(own, advice),
-        "pareto": front,
+        "pareto": pareto(rivals),
+        "pareto_goals": pareto_goals(rivals),
+        "not_ranked": left_out,
         "caution": caution(split, own, runs),
-        "notes": [*notes, *differences(runs, comparable), *reused_features(entries, alone)],
+        "notes": [
+            *notes,
+            *differences(runs, comparable, left_out),
+            *reused_features(entries, alone),
+        ],
     }
 
 
@@ -161,6 +178,7 @@ def _row(entry: Entry, speed: float | None, alone: float) -> dict[str, Any]:
         "name": entry.name,
         "folder": str(entry.folder),
         "baseline_of": entry.of,
+        "chosen_on_test": entry.chosen_on_test,
         "backbone": entry.report["backbone"],
         "endpoint": entry.report["endpoint"],
         "parameters": entry.parameters,
@@ -182,10 +200,14 @@ def _row(entry: Entry, speed: float | None, alone: float) -> dict[str, Any]:
 
 def _reach(rows: Sequence[dict[str, Any]], advice: dict[str, Any]) -> dict[str, Any] | None:
     """The one-standard-error rule in numbers."""
-    best = next((r for r in rows if r["name"] == advice["accuracy"]["run"]), None)
-    if best is None or len(rows) < 2:
+    known = ranked(rows)
+    best = next((r for r in known if r["name"] == advice["accuracy"]["run"]), None)
+    if best is None or len(known) < 2:
         return None
-    error = standard_error(best)
-    low = best["validation"]["accuracy"] - error
-    near = [r["name"] for r in rows if r["validation"] and r["validation"]["accuracy"] >= low]
-    return {"of": best["name"], "standard_error": error, "n": best["validation"]["n"], "runs": near}
+    near = [r["name"] for r in within_reach(known, best)]
+    return {
+        "of": best["name"],
+        "standard_error": standard_error(best),
+        "n": best["validation"]["n"],
+        "runs": near,
+    }

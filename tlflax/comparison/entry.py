@@ -52,6 +52,11 @@ class Entry:
         return list((self.scores["test"] or self.scores["validation"] or {})["per_class"])
 
     @property
+    def chosen_on_test(self) -> bool:
+        """Whether the validation images, which chose the state of the run, are the test images."""
+        return bool((self.report["data"] or {}).get("chosen_on_test"))
+
+    @property
     def parameters(self) -> dict[str, int]:
         """``total``, and ``trained``: the largest number that one stage trained."""
         last = self.stages[-1]

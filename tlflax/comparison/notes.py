@@ -8,7 +8,7 @@ from tlflax.comparison.entry import Entry
 
 def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -> str:
     """What the accuracies may be used for, now that they stand beside each other."""
-    if split == "test" and all((r.report["data"] or {}).get("chosen_on_test") for r in runs):
+    if split == "test" and all(r.chosen_on_test for r in runs):
         return (
             "The test images are the validation images: they chose the state of each run, and "
             "choosing a run by them is choosing on test; no accuracy here is an estimate for new "
@@ -29,8 +29,14 @@ def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -
     )
 
 
-def differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
-    """What besides the intended may differ between runs."""
+def differences(runs: Sequence[Entry], comparable: bool, left_out: Sequence[str]) -> list[str]:
+    """What besides the intended may differ between runs.
+
+    Args:
+      runs: all but baselines.
+      comparable: whether inference was measured alike.
+      left_out: names of runs that are not ranked.
+    """
     notes = []
     seeds = {str(r.report.get("seed")) for r in runs}
     if len(seeds) > 1:
@@ -41,13 +47,7 @@ def differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
             "The runs were not trained, validated and tested on the same images: differences "
             "between them are due to the images as well."
         )
-    literal = [r.name for r in runs if (r.report["data"] or {}).get("chosen_on_test")]
-    if literal:
-        notes.append(
-            f"The test images chose the state of {', '.join(literal)} (data_splits: val='test'): "
-            "test accuracies of such runs are no estimates for new images but too good, and a "
-            "difference to another run contains that."
-        )
+    notes += _on_test(runs, left_out)
     if not comparable:
         notes.append(
             "Inference was measured on different devices or in different batches: images/s are "
@@ -57,6 +57,46 @@ def differences(runs: Sequence[Entry], comparable: bool) -> list[str]:
     if missing:
         notes.append(f"Inference was not measured for {', '.join(missing)}; --speed does it.")
     return notes
+
+
+def _on_test(runs: Sequence[Entry], left_out: Sequence[str]) -> list[str]:
+    """What follows from validation images that are the test images."""
+    such = [r.name for r in runs if r.chosen_on_test]
+    if not such:
+        return []
+    text = (
+        f"The test images chose the state of {', '.join(such)} (data_splits: val='test'): "
+        "test accuracies of such runs are no estimates for new images but too good, and a "
+        "difference to another run contains that."
+    )
+    unranked = [name for name in such if name in left_out]
+    if unranked:
+        text += (
+            f" The recommendation leaves out {', '.join(unranked)}, whose validation accuracy is "
+            "a test accuracy: leave val='test' out of data_splits and train again to have "
+            "such a run ranked."
+        )
+    elif len(runs) > 1:
+        text += (
+            " There being no other run to choose, the recommendation ranks by accuracy on the "
+            "test images: leave val='test' out of data_splits and train again to choose without "
+            "them."
+        )
+    return [text]
+
+
+def warned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which runs have warnings of their own and how many, in one line; nothing if none has.
+
+    Args:
+      rows: of compare.json.
+    """
+    counts = [
+        f"{row['name']}: {len(row['warnings'])} warning{'s' if len(row['warnings']) > 1 else ''}"
+        for row in rows
+        if row["warnings"] and row["baseline_of"] is None
+    ]
+    return [f"{', '.join(counts)}; see compare.html or the run's report.html."] if counts else []
 
 
 def reused_features(entries: Sequence[Entry], alone: Mapping[str, float]) -> list[str]:

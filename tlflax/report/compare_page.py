@@ -26,15 +26,23 @@ def write_page(
     """
     content = plain(content)
     rows = content["runs"]
-    runs = [row for row in rows if row["baseline_of"] is None]
+    own = [i for i, row in enumerate(rows) if row["baseline_of"] is None]
+    runs = [rows[i] for i in own]
+    counted = {rows[i][content["split"]]["n"]: i for i in own if rows[i][content["split"]]}
     view = {
         "content": content,
         "rows": [row | {"link": _link(row, path)} for row in rows],
         "runs": runs,
-        "n": sorted({row[content["split"]]["n"] for row in runs if row[content["split"]]}),
+        "warned": [row for row in runs if row["warnings"]],
+        # Places in the list of rows: keys of figures of which there is one on the page.
+        "counted": next(iter(counted.values())) if len(counted) == 1 else None,
+        "measured": next((i for i in own if rows[i]["inference"]), None),
         "pictures": {kind: pack(*pair) for kind, pair in pictures.items()},
-        "costs": list(COSTS),
-        "pairs": sorted(content["pairs"], key=lambda pair: not pair["separable"]),
+        "costs": {kind: label for kind, (_, label) in COSTS.items()},
+        "pairs": sorted(
+            (pair | {"index": i} for i, pair in enumerate(content["pairs"])),
+            key=lambda pair: not pair["separable"],
+        ),
         "folded": len(content["pairs"]) > FEW,
     }
     with replacing(path) as temporary:

@@ -26,6 +26,7 @@ COSTS: dict[str, tuple[Callable[[Row], Any], str]] = {
         lambda r: r["parameters"]["trained"],
         "trained parameters (most in one stage)",
     ),
+    "seconds": (lambda r: r["seconds"], "seconds of training"),
     "epoch_seconds": (lambda r: r["seconds_per_epoch"], "seconds per epoch"),
     "speed": (lambda r: r["images_per_second"], "images per second, inference"),
 }
