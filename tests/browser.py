@@ -178,7 +178,7 @@ def quantity(text: str) -> tuple[float, float] | None:
 
 
 def differs(text: str, value) -> str:
-    """Why a text does not show a value (a number, with a unit, an interval, nothing), or nothing."""
+    """Why a text does not show a value (a number, an interval, nothing), or an empty string."""
     dash = "\N{EN DASH}"
     wanted = value if isinstance(value, list) else [value]
     if text == dash:

@@ -217,7 +217,7 @@ def test_the_layers_of_a_report_are_spread_over_the_network():
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"look_at": ("blok3",)}, "look_at: unknown endpoint 'blok3' of glyph_cnn; did you mean block3"),
+        ({"look_at": ("blok3",)}, "look_at: unknown endpoint 'blok3'.*did you mean block3"),
         ({"look_at": (3,)}, "look_at: the name of a layer or block is a text, got 3"),
         ({"look_at": "block3"}, "look_at must be a tuple, got 'block3'"),
         ({"grad_cam": "blok3"}, "grad_cam: unknown endpoint 'blok3'.*did you mean block3"),
@@ -255,7 +255,8 @@ def test_outputs_of_layers_are_those_of_the_surest_answer(done, right):
     places = where_to_look(model, names) | {"grad_cam": {"endpoint": None, "reason": "no map"}}
     none, other = look_inside(model, variables, p, test, places)
     assert none == [] and other.index == wanted
-    np.testing.assert_allclose(other.outputs["block1_pool"], found.outputs["block1_pool"], atol=1e-5)
+    for name, values in found.outputs.items():
+        np.testing.assert_allclose(other.outputs[name], values, atol=1e-5)
 
 
 def test_the_finished_page_in_a_browser(done, tmp_path):

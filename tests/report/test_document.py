@@ -89,8 +89,9 @@ def test_files_and_numbers_agree(tmp_path):
         assert style.interval(scores["recall_ci95"]) in page.words
     for stage in report["stages"]:
         assert f"{stage['trainable_parameters']:,} {stage['frozen_parameters']:,}" in page.words
-        measured = f"{style.percent(stage['val_accuracy'])} {style.interval(stage['val_accuracy_ci95'])}"
-        assert f"{measured} n = 46 at step {stage['best_step']}" in page.words
+        accuracy, ends = stage["val_accuracy"], stage["val_accuracy_ci95"]
+        measured = f"{style.percent(accuracy)} {style.interval(ends)} n = 46"
+        assert f"{measured} at step {stage['best_step']}" in page.words
     for endpoint, errors in report["weights"]["certificate"]["endpoints"].items():
         assert f"{endpoint} {errors['max_abs']:.4g} {errors['max_rel']:.4g}" in page.words
     wrong = sum(n for i, row in enumerate(test["confusion"]) for j, n in enumerate(row) if i != j)

@@ -132,8 +132,8 @@ def test_what_a_run_and_its_baseline_began_with(tmp_path, monkeypatch):
         "batch_size": 16, "baseline": True, "stages": ({"name": "a", "epochs": 1},),
     }  # fmt: skip
     runs.run(config, tmp_path)
-    for parent, weights in ((tmp_path, "pretrain_quickstart"), (tmp_path / "baseline", "none (random")):
-        (folder,) = (parent / "tb").iterdir()
+    for below, weights in (("", "pretrain_quickstart"), ("baseline", "none (random")):
+        (folder,) = (tmp_path / below / "tb").iterdir()
         start = hparams(folder)["_hparams_/session_start_info"].session_start_info.hparams
         assert weights in start["weights"].string_value
         assert start["data"].string_value == config["data"]

@@ -128,7 +128,8 @@ def activations(
                 ax.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
             else:
                 ax = place(1, channels)
-                ax.vlines(np.arange(values.size), 0, values.ravel(), colors=colours["train"], lw=0.7)
+                x, y = np.arange(values.size), values.ravel()
+                ax.vlines(x, 0, y, colors=colours["train"], lw=0.7)
                 ax.axhline(0, color=colours["muted"], lw=0.6)
                 ax.margins(x=0.005)
         save(figure, stream)
