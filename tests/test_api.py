@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -37,6 +39,27 @@ def test_a_whole_run_and_the_same_workdir_again(tmp_path, capsys):
     )
     with pytest.raises(ConfigError, match="another config: seed \\(0 -> 1\\)"):
         tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16, seed=1)
+    # A run of a version that did not know these keys is still that run.
+    path = tmp_path / "run" / "config.json"
+    written = json.loads(path.read_text())
+    assert (written.pop("look_at"), written.pop("grad_cam")) == ([], "auto")
+    path.write_text(json.dumps(written))
+    tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16)
+    with pytest.raises(ConfigError, match=r'another config: look_at \(\[\] -> \["block1"\]\)'):
+        tl.fit(
+            model, photos(), stages, workdir=tmp_path / "run", batch_size=16, look_at="block1"
+        )
+
+
+def test_where_the_report_looks(tmp_path):
+    run = tl.fit(
+        classifier(), photos(), [tl.stage("head", epochs=1)], workdir=tmp_path / "run",
+        batch_size=16, look_at=["block2_conv1", "block3"], grad_cam="block1",
+    )  # fmt: skip
+    assert run.results["grad_cam"] == {"endpoint": "block1_pool", "reason": None}
+    assert run.results["activations"]["layers"] == ["block2_conv1", "block3_pool"]
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "<code>block2_conv1</code> 8 x 8 x 64" in text
 
 
 def test_image_size_is_the_classifiers_or_the_datasets():
@@ -65,6 +88,12 @@ def test_mistakes(tmp_path):
     assert not (tmp_path / "r").exists()
     with pytest.raises(PolicyError, match="did you mean block3"):
         tl.fit(classifier(), photos(), [tl.stage("a", epochs=1, train="blok3")])
+    for wrong in ({"look_at": "blok3"}, {"grad_cam": "blok3"}):
+        with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: .*did you mean block3"):
+            tl.fit(
+                classifier(), photos(), [tl.stage("a", epochs=1)], workdir=tmp_path / "r", **wrong
+            )
+    assert not (tmp_path / "r").exists()
     with pytest.raises(ConfigError, match="cache must be"):
         tl.fit(classifier(), photos(), [tl.stage("a", epochs=1)], cache="of")
     with pytest.raises(ConfigError, match="both of validation images, got 'train_accuracy'"):

@@ -16,6 +16,11 @@ from tlflax.data.decode import decode_resized
 from tlflax.data.pipeline import Images, train_batches
 from tlflax.data.plan import TrainPlan
 from tlflax.errors import ConfigError, DataError
+from tlflax.evaluate.metrics import Predictions
+from tlflax.exhibits import look_inside
+from tlflax.look_at import where_to_look
+from tlflax.model import Architecture, Model
+from tlflax.picture import Picture
 from tlflax.predict import Predictor
 from tlflax.result import Run
 from tlflax.train.streams import resize_rule
@@ -123,6 +128,11 @@ def test_what_the_report_shows(done):
     run, folder = done
     report, shown = run.results, json.loads((folder / "pictures.json").read_text())
     assert report["grad_cam"] == {"endpoint": "block3_pool", "reason": None}
+    layers = ["block1_pool", "block2_pool", "block3_pool"]
+    file = shown["activations"]["file"]
+    assert report["activations"] == {"layers": layers, "reason": None, "file": file}
+    assert [e["name"] for e in shown["activations"]["layers"]] == layers
+    assert shape_of(Picture((folder / "activations.png").read_bytes()))[0] == 1400
     assert report["calibration"]["split"] == "test" and report["calibration"]["n"] == 15
     assert report["calibration"]["temperature"]["n"] == 21
     wrong = round(15 * (1 - report["test"]["accuracy"]))
@@ -181,13 +191,72 @@ def test_many_classes_share_the_samples():
     assert found[0].name == "c0" and found[-1].name == "c38"
 
 
-def test_no_map_no_grad_cam_and_the_report_says_why(tmp_path):
-    from tlflax.exhibits import where_to_look
-    from tlflax.model import Architecture, Model
-
+def test_no_map_no_grad_cam_and_the_report_says_why():
     model = Model(Architecture("vit_s16", "auto", tiny.CLASSES, 32))
-    found = where_to_look(model, {"params": {}})
+    found = where_to_look(model)["grad_cam"]
     assert found["endpoint"] is None and "'cls_token' of vit_s16 has no map" in found["reason"]
+    # No block has a map, but a layer has.
+    assert where_to_look(model)["activations"]["layers"] == ["patch_embed_proj"]
+    assert where_to_look(model, ("blocks_3", "auto"))["activations"] == {
+        "layers": ["blocks_3", "cls_token"], "reason": None
+    }  # fmt: skip
+
+
+def test_the_layers_of_a_report_are_spread_over_the_network():
+    def layers(backbone, endpoint="auto", size=64):
+        model = Model(Architecture(backbone, endpoint, tiny.CLASSES, size))
+        return where_to_look(model)["activations"]["layers"]
+
+    assert layers("glyph_cnn", "block1_relu1") == ["block1_relu1"]
+    first, middle, last = layers("vgg16")
+    assert (first, last) == ("block1_conv1", "block5_pool") and middle.startswith("block3")
+    first, middle, last = layers("mobilenet_v2_0.35", "block_6_expand")
+    assert last == "block_6_expand"
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"look_at": ("blok3",)}, "look_at: unknown endpoint 'blok3'.*did you mean block3"),
+        ({"look_at": (3,)}, "look_at: the name of a layer or block is a text, got 3"),
+        ({"look_at": "block3"}, "look_at must be a tuple, got 'block3'"),
+        ({"grad_cam": "blok3"}, "grad_cam: unknown endpoint 'blok3'.*did you mean block3"),
+        ({"look_at": ("block3",), "endpoint": "block2_pool"}, "look_at: .*above the cut"),
+    ],
+)
+def test_wrong_names_are_refused_before_images_are_read(keys, words, tmp_path):
+    config = {
+        "data": "folder:nowhere", "backbone": "glyph_cnn", "image_size": 16,
+        "stages": ({"name": "a", "epochs": 1},),
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=words) as error:
+        runs.run(config | keys, tmp_path / "run")
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_outputs_of_layers_are_those_of_the_surest_answer(done, right):
+    run, p = done[0], done[0].predictions
+    if not right:
+        p = Predictions(p.files, (p.predicted + 1) % 3, p.probabilities)
+    test = tl.dataset(f"folder:{tiny.stripes()}").test
+    model, variables = run._looked_at()
+    names = ["block3_conv1", "block1"]
+    looks, found = look_inside(model, variables, p, test, where_to_look(model, names))
+    wanted = max(range(15), key=lambda i: (p.correct[i], p.confidence[i]))
+    assert found.index == wanted and p.correct[wanted] == (right and p.correct.any())
+    assert list(found.outputs) == ["block3_conv1", "block1_pool"]
+    alone = run.activations(found.pixels[None], list(found.outputs))
+    for name, values in found.outputs.items():
+        np.testing.assert_allclose(values, alone[name][0], atol=1e-5)
+    # Grad-CAM in the same pass is what it is alone, and nothing without it.
+    cam = run.grad_cam(np.stack([look.pixels for look in looks]))
+    np.testing.assert_allclose([look.heat for look in looks], cam.heat, rtol=1e-4, atol=1e-6)
+    places = where_to_look(model, names) | {"grad_cam": {"endpoint": None, "reason": "no map"}}
+    none, other = look_inside(model, variables, p, test, places)
+    assert none == [] and other.index == wanted
+    for name, values in found.outputs.items():
+        np.testing.assert_allclose(other.outputs[name], values, atol=1e-5)
 
 
 def test_the_finished_page_in_a_browser(done, tmp_path):
@@ -198,4 +267,4 @@ def test_the_finished_page_in_a_browser(done, tmp_path):
     written = json.loads((folder / "report.json").read_text())
     assert written["test"]["accuracy"] == run.results["test"]["accuracy"]
     assert browser.wrong_values(seen, written) == []
-    assert len(seen.views[0]["values"]) > 80
+    assert len(seen.views[0]["values"]) > 130

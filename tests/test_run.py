@@ -198,6 +198,8 @@ def test_what_a_run_directory_holds(finished):
     assert stage["best_step"] == report["best_step"]
     assert report["baseline"]["stages"][0]["boundary"] is None
     assert report["validation"]["accuracy"] == pytest.approx(stage["val_accuracy"])
+    assert stage["val_accuracy_ci95"] == report["validation"]["accuracy_ci95"]
+    assert stage["val_n"] == report["validation"]["n"]
     # The best by validation is what was tested and stored.
     best = max(tiny.rows(folder), key=lambda r: (r["val_accuracy"], -r["val_loss"]))
     assert best["step"] == report["best_step"]

@@ -234,6 +234,8 @@ def fit(
     cache: str = "auto",
     baseline: bool = False,
     evaluate_start: bool = False,
+    look_at: str | Sequence[str] = (),
+    grad_cam: str = "auto",
 ) -> Run:
     """Trains, evaluates once on the test split, writes the report.
 
@@ -251,11 +253,15 @@ def fit(
         ``off`` never, ``views:K`` also with augmentation, in K fixed versions of each image.
       baseline: also train the same network from scratch.
       evaluate_start: also evaluate the pretrained network with its untrained head.
+      look_at: layers or blocks whose outputs for one image the report shows; none for three blocks
+        from an early one to the last.
+      grad_cam: layer or block of the report's Grad-CAM; ``auto`` is the last block with a map.
     """
     from tlflax import config as configs
     from tlflax import run as runs
     from tlflax.compilation import keep_compiled
     from tlflax.features.caching import Caching
+    from tlflax.look_at import where_to_look
     from tlflax.setup import read_stages, scratch_stage
 
     caching = Caching(cache)
@@ -263,6 +269,7 @@ def fit(
     entries = [s.__dict__ if isinstance(s, Stage) else s for s in stages]
     chosen = read_stages(entries)
     built = model.at(data, getattr(data, "image_size", 0))
+    where_to_look(built, look_at, grad_cam)  # before there is a folder
     config = {
         "architecture": vars(built.architecture),
         "data": data.source,
@@ -275,6 +282,8 @@ def fit(
         "cache": cache,
         "baseline": baseline,
         "evaluate_start": evaluate_start,
+        "look_at": [look_at] if isinstance(look_at, str) else list(look_at),
+        "grad_cam": grad_cam,
     }
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
@@ -292,5 +301,7 @@ def fit(
         caching=caching,
         baseline=scratch_stage(chosen) if baseline else None,
         evaluate_start=evaluate_start,
+        look_at=look_at,
+        grad_cam=grad_cam,
         config=config,
     )

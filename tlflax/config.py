@@ -57,6 +57,10 @@ DEFAULTS: dict[str, Any] = {
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,
+    # Pictures of the report: layers or blocks whose outputs are shown, () = three of the blocks;
+    # and the one of Grad-CAM, "auto" = the last block that has a map.
+    "look_at": (),
+    "grad_cam": "auto",
     # Several runs instead of one, compared at the end: {"name": ..., KEY: value, ...} changes
     # these keys of the config for one of them (tlflax/study.py).
     "runs": (),
@@ -205,6 +209,9 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         new = json.loads(text)
+        # A key that an older version did not know was at its default.
+        known = json.loads(json.dumps(DEFAULTS))
+        old = {k: known[k] for k in new if k in known} | old
         changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
         if changed:
             pairs = [f"{k} ({_short(old.get(k))} -> {_short(new.get(k))})" for k in changed]

@@ -13,13 +13,13 @@ import numpy as np
 from tlflax.data.decode import decode_resized, thumbnail
 from tlflax.data.listing import Split
 from tlflax.data.source import Dataset
-from tlflax.errors import ConfigError
 from tlflax.evaluate.interpretation import Lens
-from tlflax.evaluate.metrics import Predictions
+from tlflax.evaluate.metrics import UNKNOWN, Predictions
 from tlflax.evaluate.reliability import calibration
+from tlflax.look_at import Places
 from tlflax.model import Model
 from tlflax.policy.stage import Stage
-from tlflax.report.exhibits import Exhibits, Look, Preview, Sample
+from tlflax.report.exhibits import Activations, Exhibits, Look, Preview, Sample
 from tlflax.train.streams import resize_rule
 
 THUMBNAIL = 192
@@ -33,14 +33,6 @@ _ROWS, _COLUMNS = 3, 6
 _WRONG, _RIGHT = 6, 6
 
 
-def where_to_look(model: Model, variables: dict[str, Any]) -> dict[str, str | None]:
-    """The report's ``grad_cam`` entry: the endpoint, or the reason why there is none."""
-    try:
-        return {"endpoint": Lens(model, variables).resolve_map(), "reason": None}
-    except ConfigError as error:
-        return {"endpoint": None, "reason": str(error)}
-
-
 def exhibit(
     model: Model,
     variables: dict[str, Any],
@@ -49,8 +41,9 @@ def exhibit(
     shown: Predictions,
     validation: Predictions | None,
     split: Split,
+    places: Places,
 ) -> tuple[dict[str, Any], Callable[[], Exhibits]]:
-    """What the report says of probabilities and of Grad-CAM, and how its pictures are made.
+    """What the report says of probabilities and of its pictures, and how these are made.
 
     Args:
       model: structure.
@@ -60,20 +53,22 @@ def exhibit(
       shown: predictions that are reported.
       validation: those of the validation images.
       split: the images that were predicted for ``shown``.
+      places: layers to look at.
 
     Returns:
-      The entries ``calibration`` and ``grad_cam`` of ``report.json``, and a function that decodes
-      and computes the pictures.
+      The entries ``calibration``, ``grad_cam`` and ``activations`` of ``report.json``, and a
+      function that decodes and computes the pictures.
     """
     unseen = split is not data.val and not data.summary().get("chosen_on_test")
+    one = _surest(shown) if places["activations"]["layers"] else None
     entries = {
         "calibration": calibration(shown, validation, "validation" if split is data.val else "test",
                                    unseen=unseen),
-        "grad_cam": where_to_look(model, variables),
+        "grad_cam": places["grad_cam"],
+        "activations": places["activations"] | {"file": None if one is None else shown.files[one]},
     }  # fmt: skip
-    endpoint = entries["grad_cam"]["endpoint"]
     return entries, functools.partial(
-        gather, model, variables, data.train, stages, shown, split, endpoint
+        gather, model, variables, data.train, stages, shown, split, places
     )
 
 
@@ -84,7 +79,7 @@ def gather(
     stages: Sequence[tuple[Stage, tuple[int, ...]]],
     predictions: Predictions,
     split: Split,
-    endpoint: str | None,
+    places: Places,
 ) -> Exhibits:
     """Decodes and computes what the report shows.
 
@@ -95,12 +90,12 @@ def gather(
       stages: each with the seed of its batches.
       predictions: of the reported split.
       split: its images.
-      endpoint: of Grad-CAM; ``None`` for none.
+      places: layers to look at.
     """
     return Exhibits(
         samples(train, model.classes),
         previews(train, model, stages),
-        looks(model, variables, predictions, split, endpoint) if endpoint else [],
+        *look_inside(model, variables, predictions, split, places),
     )
 
 
@@ -136,18 +131,38 @@ def previews(
     return found
 
 
-def looks(
-    model: Model, variables: dict[str, Any], p: Predictions, split: Split, endpoint: str
-) -> list[Look]:
-    """Grad-CAM of the surest mistakes and of the surest right answers."""
-    chosen = [*p.surest_mistakes(_WRONG), *_surest_right(p, _RIGHT)]
-    if not chosen:
-        return []
+def look_inside(
+    model: Model, variables: dict[str, Any], p: Predictions, split: Split, places: Places
+) -> tuple[list[Look], Activations | None]:
+    """Grad-CAM of the surest mistakes and right answers, and outputs of layers for one image.
+
+    Both come from one pass: compiling it takes longer than the rest.
+    """
+    endpoint, layers = places["grad_cam"]["endpoint"], places["activations"]["layers"]
+    one = _surest(p) if layers else None
+    chosen = [*p.surest_mistakes(_WRONG), *_surest_right(p, _RIGHT)] if endpoint else []
+    order = list(dict.fromkeys([*([] if one is None else [one]), *chosen]))
+    if not order:
+        return [], None
     size, rule = model.architecture.image_size, resize_rule(model)
-    pixels = np.stack([decode_resized(split.read(i), split.files[i], size, rule) for i in chosen])
-    # Asked for by its label: rounding could tip an image that stands between two classes.
-    found = Lens(model, variables).grad_cam(pixels, endpoint, p.predicted[chosen])
-    return [Look(int(i), x, h) for i, x, h in zip(chosen, pixels, found.heat, strict=True)]
+    pixels = np.stack([decode_resized(split.read(i), split.files[i], size, rule) for i in order])
+    lens, found = Lens(model, variables), []
+    if chosen:
+        # Asked for by its label: rounding could tip an image that stands between two classes.
+        cam = lens.grad_cam(pixels, endpoint, p.predicted[order], layers)
+        row = {i: at for at, i in enumerate(order)}
+        found = [Look(i, pixels[row[i]], cam.heat[row[i]]) for i in chosen]
+        outputs = cam.outputs
+    else:
+        outputs = {k: v[0] for k, v in lens.activations(pixels, layers).items()}
+    return found, None if one is None else Activations(one, pixels[0], outputs)
+
+
+def _surest(p: Predictions) -> int | None:
+    """Position of the surest right answer; of the surest at all where none is right."""
+    rows = np.flatnonzero(p.correct)
+    rows = rows if rows.size else np.flatnonzero(p.labels != UNKNOWN)
+    return int(rows[p.confidence[rows].argmax()]) if rows.size else None
 
 
 def _surest_right(p: Predictions, count: int) -> list[int]:

@@ -37,6 +37,15 @@ def describe(
     }
 
 
+def origins(data: Dataset, weights: Weights | None) -> dict[str, str]:
+    """What a run began with, for TensorBoard's table of hyperparameters."""
+    return {
+        "weights": describe_weights(weights)["source"],
+        "data": data.source,
+        **{f"{split}_images": how for split, how in data.made.items()},
+    }
+
+
 def both_scores(
     tested: dict[str, Predictions],
     validated: dict[str, Predictions],

@@ -16,9 +16,10 @@ from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
 from tlflax.evaluate.statistics import check_interval
 from tlflax.exhibits import exhibit
-from tlflax.facts import both_scores, describe, save_model
+from tlflax.facts import both_scores, describe, origins, save_model
 from tlflax.features.caching import Caching
 from tlflax.features.inputs import input_notes
+from tlflax.look_at import where_to_look
 from tlflax.model import Model
 from tlflax.policy.checks import check_stages
 from tlflax.policy.imbalance import check_imbalance
@@ -79,6 +80,8 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         caching=caching,
         baseline=scratch if c["baseline"] else None,
         evaluate_start=c["evaluate_start"],
+        look_at=c["look_at"],
+        grad_cam=c["grad_cam"],
         config=c,
         command=shlex.join(command),
     )
@@ -109,6 +112,8 @@ def fit(
     caching: Caching | None = None,
     baseline: Stage | None = None,
     evaluate_start: bool = False,
+    look_at: str | Sequence[str] = (),
+    grad_cam: str = "auto",
     config: dict[str, Any] | None = None,
     command: str = "",
 ) -> Run:
@@ -129,6 +134,8 @@ def fit(
       baseline: stage that trains the same network from scratch for comparison.
       evaluate_start: whether the start (pretrained blocks, untrained head) is evaluated as well,
         for the report's ``before``.
+      look_at: layers or blocks whose outputs the report shows; none for three of the blocks.
+      grad_cam: layer or block of the report's Grad-CAM.
       config: recorded in the report.
       command: recorded in the report.
     """
@@ -140,6 +147,7 @@ def fit(
     if workdir is not None and finished(workdir):
         return reopen(workdir)
     model = model.computing(compute_precision(precision))
+    places = where_to_look(model, look_at, grad_cam)
     began = time.monotonic()
     keep_freed_memory()
     workdir = workdir or Path(tempfile.mkdtemp(prefix="tlflax-"))
@@ -162,7 +170,9 @@ def fit(
     splits = {"train": data.train, "val": data.val, "test": data.test}
     streams = Streams(model, splits, placement, batch_size, caching)
 
-    def job(folder: Path, stages: Sequence[Stage], variables: dict[str, Any]) -> Outcome:
+    def job(
+        folder: Path, stages: Sequence[Stage], variables: dict[str, Any], weights: Weights | None
+    ) -> Outcome:
         work = Job(
             model=model,
             variables=variables,
@@ -176,6 +186,7 @@ def fit(
             guard=guard,
             select=select,
             fingerprint=data.fingerprint,
+            origins=origins(data, weights),
         )
         return train(work)
 
@@ -188,9 +199,11 @@ def fit(
         # What has been said of the preparation need not be measured to be said again.
         compared = start if weights and not misprepared else None
         notes += input_notes(model, compared, data.train)
-        tuned = job(workdir, stages, start)
+        tuned = job(workdir, stages, start, weights)
         save_model(workdir, model, tuned, weights, seed)
-        scratch = job(workdir / "baseline", [baseline], model.init(seed)) if baseline else None
+        scratch = None
+        if baseline:
+            scratch = job(workdir / "baseline", [baseline], model.init(seed), None)
         finals = {"tuned": (tuned.variables, lowest_boundary(model, policies))}
         if before is not None:
             finals["before"] = (before, lowest_boundary(model, policies))
@@ -223,7 +236,9 @@ def fit(
     used = [(stage, (seed, i)) for i, stage in enumerate(stages)]
     used += [(baseline, (seed, 0))] if baseline else []
     validation = validated.get("tuned")
-    more, pictures = exhibit(model, tuned.variables, data, used, shown["tuned"], validation, split)
+    more, pictures = exhibit(
+        model, tuned.variables, data, used, shown["tuned"], validation, split, places
+    )
     report |= more
     if report["test"]:
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])

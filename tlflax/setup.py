@@ -6,6 +6,7 @@ from typing import Any
 from tlflax.convert.store import Weights
 from tlflax.data.augment import make_augment
 from tlflax.errors import ConfigError
+from tlflax.look_at import where_to_look
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
 from tlflax.policy.stage import Stage, make_stage
@@ -26,6 +27,7 @@ def prepare(c: Mapping[str, Any]) -> tuple[Model, list[Stage], Weights | None]:
     model = open_model(architecture, c["preprocessing"])
     for stage in stages:
         model.policy(stage)
+    where_to_look(model, c["look_at"], c["grad_cam"])
     return model, stages, model.pretrained(c["weights"], c["weights_dir"])
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from tlflax.evaluate.metrics import Predictions, summarise
 from tlflax.evaluate.reliability import calibration
+from tlflax.evaluate.statistics import accuracy_interval
 
 
 def predictions(names, n, accuracy, seed=0, folder="test"):
@@ -87,6 +88,8 @@ def run(names, n=300, accuracy=0.9, stages=(("head", 5), ("tune", 8)), baseline=
             "cached": frozen and index == 0,
             "best_step": 25 * epochs,
             "val_accuracy": 0.93 + 0.01 * index,
+            "val_accuracy_ci95": accuracy_interval(0.93 + 0.01 * index, n // 2 + 1),
+            "val_n": n // 2 + 1,
             "frozen_unchanged": True,
             "stopped": "all epochs" if index == 0 else "no better for 5 epochs",
             "policy": policy(blocks, 1 + 3 * index if frozen else len(blocks)),
@@ -156,5 +159,10 @@ def run(names, n=300, accuracy=0.9, stages=(("head", 5), ("tune", 8)), baseline=
             test, predictions(names, n // 2 + 1, accuracy + 0.02, seed=1), "test"
         ),
         "grad_cam": {"endpoint": "block5_pool", "reason": None},
+        "activations": {
+            "layers": ["block1_conv1", "block3_pool", "block5_pool"],
+            "reason": None,
+            "file": test.files[0],
+        },
     }
     return report | extra, rows, scratch, test

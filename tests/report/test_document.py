@@ -18,6 +18,7 @@ import tlflax.report
 from tlflax.evaluate.metrics import Predictions, summarise
 from tlflax.report import style
 from tlflax.report.document import plain, to_json, write_report
+from tlflax.report.exhibits import Activations, Exhibits
 from tlflax.report.thumbnails import picture
 
 HOSTILE = ["<b>bold</b>", "a & \"b\" 'c'", "<script>alert(1)</script>", "{{ 7 * 7 }}", "items"]
@@ -88,6 +89,9 @@ def test_files_and_numbers_agree(tmp_path):
         assert style.interval(scores["recall_ci95"]) in page.words
     for stage in report["stages"]:
         assert f"{stage['trainable_parameters']:,} {stage['frozen_parameters']:,}" in page.words
+        accuracy, ends = stage["val_accuracy"], stage["val_accuracy_ci95"]
+        measured = f"{style.percent(accuracy)} {style.interval(ends)} n = 46"
+        assert f"{measured} at step {stage['best_step']}" in page.words
     for endpoint, errors in report["weights"]["certificate"]["endpoints"].items():
         assert f"{endpoint} {errors['max_abs']:.4g} {errors['max_rel']:.4g}" in page.words
     wrong = sum(n for i, row in enumerate(test["confusion"]) for j, n in enumerate(row) if i != j)
@@ -117,6 +121,44 @@ def test_what_a_stage_mixes_is_shown(tmp_path):
     _, page = _write(tmp_path, sample)
     assert "mixup: 0.2 class weights: balanced sampling: balanced" in page.words
     assert "class weights: given" in page.words and "cutmix" not in page.words
+
+
+def _shown(tmp_path, **changes):
+    """A page with outputs of layers for one image."""
+    report, rows, scratch, test = run(["cat", "dog"], **changes)
+    maps = {"conv1": np.random.default_rng(0).random((8, 8, 5)), "tokens": np.eye(4)}
+    one = int(test.correct.argmax())
+    write_report(
+        tmp_path, report, rows, scratch, test, lambda i: None, {}, ["cat", "dog"],
+        lambda: Exhibits(activations=Activations(one, np.zeros((9, 9, 3), np.uint8), maps)),
+    )  # fmt: skip
+    return test.files[one], Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_outputs_of_layers(tmp_path):
+    file, page = _shown(tmp_path)
+    assert f"{file}. conv1 8 x 8 x 5, tokens 4 x 4." in page.words
+    assert "The surest right answer, cat (" in page.words
+    assert "a table (tokens down" in page.words
+    (alt,) = (i["alt"] for i in page.images if i["alt"].startswith("Outputs of layers"))
+    assert "conv1, tokens" in alt
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    light = base64.b64encode((tmp_path / "activations.png").read_bytes()).decode()
+    assert light in text
+    # Dark pages have a picture of their own, of the same size.
+    before = text[: text.index(light)].rpartition('srcset="data:image/png;base64,')[2]
+    other = Image.open(io.BytesIO(base64.b64decode(before.partition('"')[0]))).convert("RGB")
+    own = Image.open(tmp_path / "activations.png").convert("RGB")
+    assert other.size == own.size
+    assert [sum(i.getpixel((i.width - 1, 0))) > 384 for i in (own, other)] == [True, False]
+
+
+def test_why_no_outputs_of_layers_are_shown(tmp_path):
+    reason = "no layer of mine has a map of positions"
+    _, page = _write(tmp_path, run(["cat", "dog"], activations={"layers": [], "reason": reason}))
+    assert f"No picture of layers: {reason}." in page.words
+    _, page = _write(tmp_path, run(["cat", "dog"], activations=None))
+    assert "What its layers see" not in page.words
 
 
 def test_nothing_is_fetched(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
+from tlflax.evaluate.statistics import wilson
 from tlflax.train import interpolate, stage_run
 from tlflax.train.progress import score
 
@@ -22,6 +23,10 @@ def test_a_better_fraction_on_validation_is_chosen(whole):
     found = out.stages[1]["interpolation"]
     assert [t["fraction"] for t in found["tried"]] == [i / 10 for i in range(11)]
     assert found["calibrated_loss"] == min(t["calibrated_loss"] for t in found["tried"])
+    for entry in (*out.stages, found, *found["tried"]):
+        right = round(21 * entry["val_accuracy"])
+        assert entry["val_accuracy_ci95"] == list(wilson(right, 21))
+    assert [stage["val_n"] for stage in out.stages] == [21, 21]
     # The first of them is the stage before, the last the stage's own last epoch.
     assert found["tried"][0]["val_loss"] == pytest.approx(out.stages[0]["val_loss"], rel=1e-5)
     raw = [r for r in out.history if r["stage"] == "s1" and "fraction" not in r]

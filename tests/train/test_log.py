@@ -1,5 +1,6 @@
 """TensorBoard's files, read back byte by byte."""
 
+import dataclasses
 import re
 import struct
 
@@ -8,6 +9,12 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tiny import quick_compilation  # noqa: F401
 
+from tlflax import run as runs
+from tlflax.data.source import load_dataset
+from tlflax.facts import origins
+from tlflax.model import Model
+from tlflax.result import Run
+from tlflax.train.hyperparameters import hyperparameters
 from tlflax.train.log import TAGS, note_test, stage_folder
 
 STAMP = r"\d{8}-\d{6}-"
@@ -81,12 +88,56 @@ def test_hyperparameters_are_in_the_same_directory(tmp_path):
     assert values["backbone"] == "glyph_cnn" and values["stage"] == "s0"
     assert values["train"] == "from block2, block1 x 0.1" and values["stop"] == "patience=3"
     assert values["remat"] is False and values["batch_size"] == 16
+    assert values["output"] == "softmax" and values["preprocessing"].startswith("L, x * 0.0039")
     experiment = found["_hparams_/experiment"].experiment
     assert {h.name for h in experiment.hparam_infos} == values.keys()
     shown = {m.name.tag for m in experiment.metric_infos}
     assert shown <= scalars(folder).keys()
     assert scalars(folder)["test/accuracy"] == {6: 0.75}
     assert found["_hparams_/session_end_info"].session_end_info.status == 1
+
+
+def test_runs_that_differ_in_one_thing_differ_in_their_rows(tmp_path):
+    def row(network=None, weights="none", images=None):
+        network, images = network or tiny.model(), images or tiny.data()
+        job = tiny.job(tmp_path, {}, network=network, images=images, variables={"params": {}})
+        job.origins = origins(images, network.pretrained(weights))
+        return hyperparameters(job, job.stages[0])
+
+    def network(**changes):
+        return Model(dataclasses.replace(tiny.model().architecture, classes=("a", "b"), **changes))
+
+    other = tiny.write_stripes(tmp_path / "other", {"train": 12, "test": 3})
+    plain = row()
+    pairs = {
+        "preprocessing": (row(network()), row(network(preprocessing="raw"))),
+        "output": (row(network()), row(network(output="sigmoid"))),
+        "weights": (plain, row(weights="official")),
+        "data": (plain, row(images=load_dataset(f"folder:{other}"))),
+        "val_images": [
+            row(images=load_dataset(f"folder:{other}", splits={"val": n})) for n in (3, 6)
+        ],
+        "train_images": (plain, row(images=load_dataset(f"folder:{tiny.stripes()}", per_class=5))),
+    }
+    for key, (one, another) in pairs.items():
+        differs = {k for k in one.keys() | another.keys() if one.get(k) != another.get(k)}
+        # Data of another folder has other splits as well.
+        assert key in differs and (key == "data" or differs == {key}), key
+
+
+def test_what_a_run_and_its_baseline_began_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "write", lambda *_: None)
+    config = {
+        "data": f"folder:{tiny.stripes()}", "backbone": "glyph_cnn", "image_size": 16,
+        "batch_size": 16, "baseline": True, "stages": ({"name": "a", "epochs": 1},),
+    }  # fmt: skip
+    runs.run(config, tmp_path)
+    for below, weights in (("", "pretrain_quickstart"), ("baseline", "none (random")):
+        (folder,) = (tmp_path / below / "tb").iterdir()
+        start = hparams(folder)["_hparams_/session_start_info"].session_start_info.hparams
+        assert weights in start["weights"].string_value
+        assert start["data"].string_value == config["data"]
+        assert start["val_images"].string_value == "given"
 
 
 def test_a_resumed_run_goes_on_in_the_same_directories(tmp_path, monkeypatch):

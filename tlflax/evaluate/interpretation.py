@@ -34,6 +34,7 @@ class GradCam:
         be compared.
       probabilities: float32 [N, K], what the classifier says of each image.
       pixels: uint8 [N, S, S, 3], the images as the network sees them.
+      outputs: name of a further layer -> float32 [...], its output for the first image.
     """
 
     endpoint: str
@@ -41,6 +42,7 @@ class GradCam:
     heat: np.ndarray
     probabilities: np.ndarray
     pixels: np.ndarray
+    outputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def is_map(shape: Shape) -> bool:
@@ -80,6 +82,28 @@ class Lens:
             for layer, shape in zip(block.layers, block.layer_shapes, strict=True)
         }
 
+    @functools.cached_property
+    def maps(self) -> list[str]:
+        """Blocks up to the cut whose output is a map, in order; a cut inside a block is one."""
+        names = dict.fromkeys([*(b.name for b in self.model.blocks), self.model.endpoint])
+        return [n for n in names if n in self.shapes and is_map(self.shapes[n])]
+
+    def spread(self) -> list[str]:
+        """An early, a middle and the last block with a map, or as many as there are.
+
+        The early one is the first with parameters: paddings and scalings before it show the image.
+        Where no block has a map, layers inside them stand in (the patches of a transformer).
+        """
+        weighted = {b.name for b in self.model.blocks if b.parameters}
+        first = next((i for i, name in enumerate(self.maps) if name in weighted), 0)
+        found = self.maps[first:] or self._layer_maps
+        ends = [0, len(found) // 2, len(found) - 1] if found else []
+        return list(dict.fromkeys(found[i] for i in ends))
+
+    @property
+    def _layer_maps(self) -> list[str]:
+        return [layer for layer, shape in self.shapes.items() if is_map(shape)]
+
     def resolve(self, name: str) -> str:
         """The layer that a name means: a block, an alias, a group such as ``block5``, a layer.
 
@@ -116,15 +140,12 @@ class Lens:
         Raises:
           ConfigError: it has none; the message says which do.
         """
-        maps = [b.name for b in self.model.blocks if is_map(b.shape) and b.name in self.shapes]
-        if name == "auto" and is_map(self.shapes[self.model.endpoint]):
-            return self.model.endpoint
-        if name == "auto" and maps:
-            return maps[-1]
+        if name == "auto" and self.maps:
+            return self.maps[-1]
         layer = self.resolve(name)
         if is_map(self.shapes[layer]):
             return layer
-        maps = maps or [found for found, shape in self.shapes.items() if is_map(shape)]
+        maps = self.maps or self._layer_maps
         shape = "x".join(map(str, self.shapes[layer]))
         have = f"; these have: {listing(maps[::-1])}" if maps else "; no layer of it has one"
         raise ConfigError(
@@ -162,7 +183,8 @@ class Lens:
         return {n: np.concatenate([p[layer] for p in parts]) for n, layer in names.items()}
 
     def grad_cam(
-        self, pixels: np.ndarray, endpoint: str = "auto", classes: Classes = None
+        self, pixels: np.ndarray, endpoint: str = "auto", classes: Classes = None,
+        also: Sequence[str] = (),
     ) -> GradCam:
         """Grad-CAM (Selvaraju et al., arXiv:1610.02391).
 
@@ -174,23 +196,38 @@ class Lens:
           pixels: uint8 [N, S, S, 3] at the network's size.
           endpoint: name of a layer whose output is a map; ``auto`` is the last such block.
           classes: for all images one label or name, or one each; default: the predicted ones.
+          also: names of further layers whose outputs for the first image come along.
 
         Raises:
           ConfigError: there is no such layer or class, or the layer has no map.
         """
         layer = self.resolve_map(endpoint)
+        further = tuple(self.resolve(name) for name in also)
         asked = self._labels(classes, len(pixels))
-        run = self._keep(("cam", layer), functools.partial(self._cam, layer))
+        run = self._keep(("cam", layer, further), functools.partial(self._cam, layer, further))
         found: list[tuple[np.ndarray, ...]] = []
+        outputs: dict[str, np.ndarray] = {}
         for first, (batch, rows) in enumerate(self._batches(pixels)):
             mine = np.full(len(batch), -1, np.int32)
             mine[:rows] = asked[first * len(batch) :][:rows]
-            found.append(tuple(np.asarray(v)[:rows] for v in run(self._variables, batch, mine)))
+            *parts, inner = run(self._variables, batch, mine)
+            found.append(tuple(np.asarray(v)[:rows] for v in parts))
+            outputs = outputs or {k: np.asarray(inner[k]) for k in further}
         heat, labels, probabilities = (np.concatenate(part) for part in zip(*found, strict=True))
-        return GradCam(layer, labels, heat, probabilities, np.asarray(pixels))
+        return GradCam(layer, labels, heat, probabilities, np.asarray(pixels), outputs)
 
-    def _cam(self, layer: str, variables: Any, images: jax.Array, asked: jax.Array):
-        """Heat [B, h, w], labels [B], probabilities [B, K]; ``asked`` is -1 for the predicted."""
+    def _cam(
+        self,
+        layer: str,
+        further: tuple[str, ...],
+        variables: Any,
+        images: jax.Array,
+        asked: jax.Array,
+    ):
+        """Heat [B, h, w], labels [B], probabilities [B, K]; ``asked`` is -1 for the predicted.
+
+        Last the outputs [...] of further layers for the first image.
+        """
 
         def score(shift: jax.Array):
             record: dict[str, jax.Array] = {}
@@ -200,12 +237,14 @@ class Lens:
             if self._one_unit:
                 own = jnp.where(labels == 1, own, -logits[:, 1])
             # Images do not see each other, so the gradient of the sum is each one's own.
-            return own.sum(), (record[layer], labels, jax.nn.softmax(logits))
+            inner = {name: record[name][0].astype(jnp.float32) for name in further}
+            return own.sum(), (record[layer], labels, jax.nn.softmax(logits), inner)
 
         zeros = jnp.zeros((len(images), *self.shapes[layer]), jnp.float32)
-        gradient, (outputs, labels, probabilities) = jax.grad(score, has_aux=True)(zeros)
+        gradient, (outputs, labels, probabilities, inner) = jax.grad(score, has_aux=True)(zeros)
         weights = gradient.mean((1, 2), keepdims=True)
-        return jax.nn.relu((weights * outputs).sum(-1)), labels.astype(jnp.int32), probabilities
+        heat = jax.nn.relu((weights * outputs).sum(-1))
+        return heat, labels.astype(jnp.int32), probabilities, inner
 
     def _labels(self, classes: Classes, n: int) -> np.ndarray:
         """int32 [N], -1 for the predicted class."""

@@ -43,6 +43,11 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float
     return low, high
 
 
+def accuracy_interval(accuracy: float, n: int) -> list[float]:
+    """Returns the 95 % interval of an accuracy measured on n predictions (`wilson`)."""
+    return list(wilson(round(accuracy * n), n))
+
+
 def images_needed(accuracy: float, width: float, confidence: float = 0.95) -> int:
     """Returns the smallest sample on which `wilson`'s interval is at most ``width`` wide.
 

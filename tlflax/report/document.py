@@ -13,7 +13,7 @@ from tlflax.atomic import replacing
 from tlflax.evaluate.metrics import Predictions, write_predictions
 from tlflax.report import sections
 from tlflax.report.exhibits import Exhibits
-from tlflax.report.figures import figures
+from tlflax.report.figures import activations, figures
 from tlflax.report.html import write_html
 from tlflax.report.page import pack
 from tlflax.report.sections import Thumbnail
@@ -90,10 +90,12 @@ def write_report(
         temporary.write_text(to_json(report) + "\n", encoding="utf-8", errors="backslashreplace")
     write_predictions(run_dir / "predictions.csv", predictions, class_names)
     plots = figures(report, history, baseline_history, class_names)
-    for name, (light, _) in plots.items():
-        with replacing(run_dir / f"{name}.png") as temporary:
-            temporary.write_bytes(light)
-    pictures = sections.pictures(exhibits(), predictions, class_names, thumbnail)
+    _write_plots(run_dir, plots)
+    shown = exhibits()
+    if shown.activations:
+        plots |= (inside := {"activations": activations(shown.activations)})
+        _write_plots(run_dir, inside)
+    pictures = sections.pictures(shown, predictions, class_names, thumbnail)
     with replacing(run_dir / "pictures.json") as temporary:
         temporary.write_text(json.dumps(pictures) + "\n", encoding="utf-8")
     write_html(
@@ -106,3 +108,10 @@ def write_report(
         {name: pack(*both) for name, both in plots.items()},
         pictures,
     )
+
+def _write_plots(run_dir: Path, plots: Mapping[str, tuple[bytes, bytes]]) -> None:
+    """Writes those for light pages as NAME.png."""
+    for name, (light, _) in plots.items():
+        with replacing(run_dir / f"{name}.png") as temporary:
+            temporary.write_bytes(light)
+

@@ -46,6 +46,21 @@ class Look:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Activations:
+    """Outputs of layers for one image.
+
+    Attributes:
+      index: position among the predictions.
+      pixels: uint8 [S, S, 3], as the network sees it.
+      outputs: layer -> float [...] without batch; a map is [h, w, channels].
+    """
+
+    index: int
+    pixels: Array
+    outputs: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Exhibits:
     """Everything of it.
 
@@ -53,8 +68,10 @@ class Exhibits:
       samples: of the training images.
       previews: one for each distinct augmentation.
       looks: first mistakes, then right answers.
+      activations: of one image; ``None`` for none.
     """
 
     samples: list[Sample] = dataclasses.field(default_factory=list)
     previews: list[Preview] = dataclasses.field(default_factory=list)
     looks: list[Look] = dataclasses.field(default_factory=list)
+    activations: Activations | None = None

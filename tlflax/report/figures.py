@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tlflax.report import plots
+from tlflax.report import inside, plots
+from tlflax.report.exhibits import Activations
 from tlflax.report.page import drawn
 from tlflax.report.reliability import reliability
 
@@ -24,3 +25,9 @@ def figures(
     if report.get("calibration"):
         found["reliability"] = drawn(reliability, report["calibration"])
     return found
+
+def activations(shown: Activations) -> tuple[bytes, bytes]:
+    """The outputs of layers for one image."""
+    light, dark = (inside.activations(shown.pixels, shown.outputs, dark=d) for d in (False, True))
+    return light, dark
+

@@ -88,6 +88,7 @@ def _view(
         "wrong": int(((predictions.labels != UNKNOWN) & ~predictions.correct).sum()),
         "calibration": sections.calibration(report),
         "grad_cam": report.get("grad_cam") or {},
+        "no_activations": (report.get("activations") or {}).get("reason"),
         "class_names": class_names,
         "counts": counts,
         "totals": {split: sum(by_class.values()) for split, by_class in counts.items()},

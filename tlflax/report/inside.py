@@ -10,7 +10,7 @@ import numpy as np
 from tlflax.errors import ConfigError
 from tlflax.report.canvas import WIDTH, drawing, new_figure, plain_axes, save
 from tlflax.report.grid import grid
-from tlflax.report.style import LIGHT, shorten
+from tlflax.report.style import DARK, LIGHT, shorten
 
 COLOURS = "inferno"
 """Colour map of heat: its lightness grows all the way, so it is read without colour as well."""
@@ -64,7 +64,13 @@ def overlays(
     return grid(images, lines, 2 if len(pixels) == 1 else 6, title=title, dark=dark)
 
 
-def activations(pixels: np.ndarray, outputs: Mapping[str, np.ndarray], channels: int = 7) -> bytes:
+def activations(
+    pixels: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    channels: int = 7,
+    *,
+    dark: bool = False,
+) -> bytes:
     """Draws the outputs of layers for one photo, a row for each layer.
 
     Of a map [h, w, C] the channels that vary most over it are shown, the one that varies most
@@ -75,6 +81,7 @@ def activations(pixels: np.ndarray, outputs: Mapping[str, np.ndarray], channels:
       pixels: uint8 [S, S, 3].
       outputs: layer -> float [...] without batch.
       channels: how many of each map, from 1.
+      dark: draw for a dark page.
 
     Returns:
       A PNG.
@@ -85,18 +92,18 @@ def activations(pixels: np.ndarray, outputs: Mapping[str, np.ndarray], channels:
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ConfigError(f"channels must be a whole number from 1, got {channels!r}")
     columns, cell = 1 + channels, WIDTH / (1 + channels)
-    label = 0.32
+    label, colours = 0.32, DARK if dark else LIGHT
     height = len(outputs) * (cell + label)
     stream = io.BytesIO()
     with drawing():
-        figure = new_figure(WIDTH, height, LIGHT)
+        figure = new_figure(WIDTH, height, colours)
         for row, (name, values) in enumerate(outputs.items()):
             bottom = 1 - (row + 1) * (cell + label) / height
 
             def place(column: int, span: int = 1, bottom: float = bottom):
                 box = (column / columns, bottom, (span - 0.06) / columns, 0.94 * cell / height)
                 ax = figure.add_axes(box)
-                plain_axes(ax, LIGHT)
+                plain_axes(ax, colours)
                 ax.set_xticks([])
                 ax.set_yticks([])
                 return ax
@@ -104,7 +111,7 @@ def activations(pixels: np.ndarray, outputs: Mapping[str, np.ndarray], channels:
             shape = " x ".join(map(str, values.shape))
             figure.text(
                 0, bottom + (cell + 0.06) / height, f"{shorten(name, 40)}   {shape}",
-                color=LIGHT["ink"], fontsize=9, fontweight="bold",
+                color=colours["ink"], fontsize=9, fontweight="bold",
             )  # fmt: skip
             place(0).imshow(pixels)
             if values.ndim == 3:
@@ -121,8 +128,9 @@ def activations(pixels: np.ndarray, outputs: Mapping[str, np.ndarray], channels:
                 ax.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
             else:
                 ax = place(1, channels)
-                ax.vlines(np.arange(values.size), 0, values.ravel(), colors=LIGHT["train"], lw=0.7)
-                ax.axhline(0, color=LIGHT["muted"], lw=0.6)
+                x, y = np.arange(values.size), values.ravel()
+                ax.vlines(x, 0, y, colors=colours["train"], lw=0.7)
+                ax.axhline(0, color=colours["muted"], lw=0.6)
                 ax.margins(x=0.005)
         save(figure, stream)
     return stream.getvalue()

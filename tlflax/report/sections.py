@@ -18,11 +18,12 @@ Thumbnail = Callable[[int], np.ndarray | None]
 
 def pictures(
     exhibits: Exhibits, predictions: Predictions, class_names: Sequence[str], thumbnail: Thumbnail
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """Returns all that is shown besides plots, JSON-able: pictures are data URIs."""
     return {
         "mistakes": mistakes(predictions, class_names, thumbnail),
         "looks": looks(exhibits, predictions, class_names),
+        "activations": activations(exhibits, predictions, class_names),
         "samples": samples(exhibits),
         "previews": previews(exhibits),
     }
@@ -65,6 +66,21 @@ def looks(
         }
         for look in exhibits.looks
     ]
+
+
+def activations(
+    exhibits: Exhibits, predictions: Predictions, class_names: Sequence[str]
+) -> dict[str, Any] | None:
+    """Returns of which image and layers outputs are drawn, None without any."""
+    found = exhibits.activations
+    if found is None:
+        return None
+    shapes = {name: values.shape for name, values in found.outputs.items()}
+    return {
+        "layers": [{"name": k, "shape": " x ".join(map(str, v))} for k, v in shapes.items()],
+        "flat": any(len(shape) < 3 for shape in shapes.values()),
+        **_answer(predictions, found.index, class_names),
+    }
 
 
 def _overlay(look: Look) -> np.ndarray:

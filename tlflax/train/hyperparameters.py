@@ -19,11 +19,16 @@ _PLUGIN = "hparams"
 def hyperparameters(job: "Job", stage: Stage) -> dict[str, str | bool | float]:
     """What a stage was trained with: every field of it, and what the run adds."""
     a = job.model.architecture
-    network = ("backbone", "endpoint", "image_size", "head", "hidden", "dropout", "activation")
+    network = (
+        "backbone", "endpoint", "image_size", "head", "hidden", "dropout", "activation", "output",
+    )  # fmt: skip
     found = {name: getattr(a, name) for name in network}
+    # In values and not by its name: "auto" means another one with every network.
+    found["preprocessing"] = job.model.spec.contract.pixels()
     found |= {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
     found["stage"] = found.pop("name")
     found |= {"batch_size": job.batch_size, "seed": job.seed, "precision": job.model.precision}
+    found |= job.origins
     return {name: _plain(value) for name, value in found.items()}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from tlflax import tree
 from tlflax.evaluate.calibration import calibrated_loss, gain_in_standard_errors
 from tlflax.evaluate.predict import accuracy_and_loss
+from tlflax.evaluate.statistics import accuracy_interval
 
 # Fractions of the way from the first to the last weights; each costs one evaluation.
 FRACTIONS = tuple(i / 10 for i in range(11))
@@ -45,8 +46,9 @@ def choose(
       may_go_back: whether fraction 0 may be the answer.
 
     Returns:
-      The chosen entry of ``tried``, with ``tried`` (all of them: fraction, val_accuracy, val_loss,
-      calibrated_loss) and ``gain_in_standard_errors`` of the chosen one over fraction 0.
+      The chosen entry of ``tried``, with ``tried`` (all of them: fraction, val_accuracy,
+      val_accuracy_ci95, val_loss, calibrated_loss) and ``gain_in_standard_errors`` of the chosen
+      one over fraction 0.
     """
     tried, losses = [], []
     for fraction in FRACTIONS:
@@ -54,6 +56,7 @@ def choose(
         accuracy, loss = accuracy_and_loss(log_p, labels)
         losses.append(calibrated_loss(log_p, labels))
         entry = {"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss}
+        entry["val_accuracy_ci95"] = accuracy_interval(accuracy, len(labels))
         tried.append(entry | {"calibrated_loss": float(losses[-1].mean())})
     first = 0 if may_go_back else 1
     best = min(range(first, len(tried)), key=lambda i: tried[i]["calibrated_loss"])

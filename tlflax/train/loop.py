@@ -4,7 +4,7 @@ What happens inside a stage is in `tlflax.train.stage_run`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Job:
       guard: signal handling.
       select: what makes an evaluation better: ``accuracy`` or ``loss`` (see `progress.score`).
       fingerprint: of the data; a checkpoint made with other data is refused.
+      origins: where weights and images come from, in words, for TensorBoard.
       say: prints a line for people.
     """
 
@@ -53,6 +54,7 @@ class Job:
     guard: Guard
     select: str = "accuracy"
     fingerprint: str = ""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     say: Callable[[str], None] = print
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tlflax.data.pipeline import prefetch
 from tlflax.data.plan import TrainPlan
 from tlflax.evaluate.predict import accuracy_and_loss
+from tlflax.evaluate.statistics import accuracy_interval
 from tlflax.policy.imbalance import class_weights, vector
 from tlflax.policy.optimizer import make_optimizer, make_schedule
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
@@ -274,6 +275,8 @@ class StageRun:
                 "cache": self.data.facts,
                 "best_step": best["step"],
                 "val_accuracy": best["val_accuracy"],
+                "val_accuracy_ci95": accuracy_interval(best["val_accuracy"], len(self.labels)),
+                "val_n": len(self.labels),
                 "val_loss": best["val_loss"],
                 "frozen_unchanged": unchanged,
                 "stopped": progress.finished,
