@@ -46,9 +46,7 @@ def test_a_whole_run_and_the_same_workdir_again(tmp_path, capsys):
     path.write_text(json.dumps(written))
     tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16)
     with pytest.raises(ConfigError, match=r'another config: look_at \(\[\] -> \["block1"\]\)'):
-        tl.fit(
-            model, photos(), stages, workdir=tmp_path / "run", batch_size=16, look_at="block1"
-        )
+        tl.fit(model, photos(), stages, workdir=tmp_path / "run", batch_size=16, look_at="block1")
 
 
 def test_where_the_report_looks(tmp_path):

@@ -2,8 +2,6 @@ import pytest
 from made_up import predictions, right, write
 
 
-
-
 def ascii_words(entry):
     """A recommendation with plain hyphens for its dashes and minus signs."""
     return entry["words"].replace("\N{EN DASH}", "-").replace("\N{MINUS SIGN}", "-")
@@ -194,7 +192,8 @@ def test_a_run_validated_on_its_test_images_is_not_recommended(tmp_path):
     (note,) = [n for n in content["notes"] if "chose the state of literal (" in n]
     assert note.endswith(
         " The recommendation leaves out literal, whose validation accuracy is a test accuracy: "
-        "leave val='test' out of data_splits and train again to have such a run ranked."
+        "keep the two apart (no val='test' in data_splits) and train again to have such a run "
+        "ranked."
     )
 
 
@@ -211,4 +210,4 @@ def test_where_every_run_was_validated_on_test_images_they_are_ranked_and_it_is_
     assert content["recommendation"]["accuracy"]["run"] == "M"
     assert content["not_ranked"] == [] and "choosing on test" in content["caution"]
     (note,) = [n for n in content["notes"] if "chose the state of L, M (" in n]
-    assert "the recommendation ranks by accuracy on the test images: leave val='test'" in note
+    assert "the recommendation ranks by accuracy on the test images: keep the two apart" in note

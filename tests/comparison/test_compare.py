@@ -171,8 +171,9 @@ def test_a_baseline_is_a_row_and_compared_with_its_run_alone(tmp_path):
     assert any("predictions.csv is missing" in n for n in content["notes"])
 
 
-def facts(boundary, reused, computed, seconds):
+def facts(boundary, reused, computed, seconds, store="224"):
     entry = {"boundary": boundary, "views": 0, "reused": reused, "computed": computed}
+    entry["folder"] = f"features/{store}"
     rows = [
         entry | {"split": "train", "seconds": seconds},
         entry | {"split": "test", "seconds": 99.0},
@@ -189,6 +190,11 @@ def test_seconds_contain_the_features_that_another_run_computed(tmp_path):
     assert [r["seconds_measured"] for r in content["runs"]] == [50.0, 30.5, 30.5]
     assert any(n.startswith("Seconds of b contain") for n in content["notes"])
     assert any(n.startswith("Seconds of c are too few") for n in content["notes"])
+    # The same blocks at another image size are other features, with a price of their own.
+    d = write(tmp_path / "d", predictions(right(9, [])), report=facts("block2", 100, 0, 0.5, "96"))
+    content = compare([a, d]).content
+    assert [r["seconds"] for r in content["runs"]] == [50.0, 30.5]
+    assert any(n.startswith("Seconds of d are too few") for n in content["notes"])
 
 
 def test_a_study_stands_for_its_runs_in_their_order(tmp_path):

@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_page_is_noticed(tmp_path):
         '<script>console.error("oops")</script>'
         '<b data-key="a.b">12.4%</b><b data-key="c">1,235</b><b data-key="d.e.f">1.0</b>'
         '<details><summary>more</summary><pre style="overflow:auto;width:9em">'
-        'a line that is too long for it</pre></details>'
+        "a line that is too long for it</pre></details>"
         '<pre tabindex="0" style="overflow:auto;width:9em">another line, and just as long</pre>'
     )
     seen = browser.look(tmp_path / "bad.html", tmp_path)

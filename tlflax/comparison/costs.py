@@ -36,7 +36,9 @@ def seconds_alone(entries: Sequence[Entry]) -> dict[str, float]:
     rates: dict[tuple[Any, ...], list[float]] = defaultdict(list)
 
     def key(entry: Entry, facts: dict[str, Any]) -> tuple[Any, ...]:
-        return entry.report["backbone"], facts.get("boundary"), facts.get("views")
+        # The store's name is a hash of weights, size, contract and precision.
+        store = facts.get("folder") or entry.report["backbone"]
+        return store, facts.get("boundary"), facts.get("views")
 
     for entry in entries:
         for facts in entry.features:

@@ -10,9 +10,9 @@ def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -
     """What the accuracies may be used for, now that they stand beside each other."""
     if split == "test" and all(r.chosen_on_test for r in runs):
         return (
-            "The test images are the validation images: they chose the state of each run, and "
-            "choosing a run by them is choosing on test; no accuracy here is an estimate for new "
-            "images."
+            "The test images are among the validation images: they chose the state of each run, "
+            "and choosing a run by them is choosing on test; no accuracy here is an estimate for "
+            "new images."
         )
     if split == "validation":
         return (
@@ -65,7 +65,7 @@ def _on_test(runs: Sequence[Entry], left_out: Sequence[str]) -> list[str]:
     if not such:
         return []
     text = (
-        f"The test images chose the state of {', '.join(such)} (data_splits: val='test'): "
+        f"The test images chose the state of {', '.join(such)} (they are validation images too): "
         "test accuracies of such runs are no estimates for new images but too good, and a "
         "difference to another run contains that."
     )
@@ -73,14 +73,14 @@ def _on_test(runs: Sequence[Entry], left_out: Sequence[str]) -> list[str]:
     if unranked:
         text += (
             f" The recommendation leaves out {', '.join(unranked)}, whose validation accuracy is "
-            "a test accuracy: leave val='test' out of data_splits and train again to have "
-            "such a run ranked."
+            "a test accuracy: keep the two apart (no val='test' in data_splits) and train again to "
+            "have such a run ranked."
         )
     elif len(runs) > 1:
         text += (
             " There being no other run to choose, the recommendation ranks by accuracy on the "
-            "test images: leave val='test' out of data_splits and train again to choose without "
-            "them."
+            "test images: keep the two apart (no val='test' in data_splits) and train again to "
+            "choose without them."
         )
     return [text]
 

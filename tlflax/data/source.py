@@ -78,6 +78,7 @@ class Dataset:
             "counts": counts,
             "splits": "; ".join(f"{s}: {self.made[s]}" for s in counts if s in self.made),
             "chosen_on_test": self.chosen_on_test,
+            "leaked": self.leaked,
             "skipped": list(self.skipped),
             "fingerprint": self.fingerprint,
         }

@@ -183,7 +183,10 @@ class Lens:
         return {n: np.concatenate([p[layer] for p in parts]) for n, layer in names.items()}
 
     def grad_cam(
-        self, pixels: np.ndarray, endpoint: str = "auto", classes: Classes = None,
+        self,
+        pixels: np.ndarray,
+        endpoint: str = "auto",
+        classes: Classes = None,
         also: Sequence[str] = (),
     ) -> GradCam:
         """Grad-CAM (Selvaraju et al., arXiv:1610.02391).

@@ -109,9 +109,9 @@ def write_report(
         pictures,
     )
 
+
 def _write_plots(run_dir: Path, plots: Mapping[str, tuple[bytes, bytes]]) -> None:
     """Writes those for light pages as NAME.png."""
     for name, (light, _) in plots.items():
         with replacing(run_dir / f"{name}.png") as temporary:
             temporary.write_bytes(light)
-

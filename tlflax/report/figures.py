@@ -26,8 +26,8 @@ def figures(
         found["reliability"] = drawn(reliability, report["calibration"])
     return found
 
+
 def activations(shown: Activations) -> tuple[bytes, bytes]:
     """The outputs of layers for one image."""
     light, dark = (inside.activations(shown.pixels, shown.outputs, dark=d) for d in (False, True))
     return light, dark
-
