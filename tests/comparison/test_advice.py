@@ -1,6 +1,16 @@
 import pytest
 from made_up import predictions, right, write
 
+from tlflax.comparison.build import compare
+from tlflax.comparison.ranking import (
+    most_accurate,
+    pareto,
+    pareto_goals,
+    ranked,
+    standard_error,
+    within_reach,
+)
+
 
 def ascii_words(entry):
     """A recommendation with plain hyphens for its dashes and minus signs."""
