@@ -84,10 +84,10 @@ def made(tmp_path_factory):
     runs = [
         write(
             folder / "frozen <b>&", predictions(right(200, range(18))), speed=100.0,
-            validation=(93, 100), baseline=right(200, range(60)),
+            validation=(93, 100), baseline=right(200, range(28)),
             report={"warnings": ["A <b>bold</b> word & more."]},
         ),
-        write(folder / "tuned", predictions(right(200, range(5, 22))), speed=300.0),
+        write(folder / "tuned", predictions(right(200, range(5, 21))), speed=300.0),
         write(
             folder / "own", predictions(right(200, range(70))), parameters=(50, 50), seconds=7500.0,
             report={"warnings": ["One thing.", "Another thing."]},
@@ -139,6 +139,13 @@ def test_every_figure_is_that_of_the_json(made):
     }  # fmt: skip
     # Of a pair whose second run is the better one the signs are turned.
     assert any(pair["difference"] < 0 for pair in content["pairs"])
+    for i in range(len(content["pairs"])):
+        ends = [text for key, _, text in figures if key.startswith(f"pairs.{i}.ci95")]
+        low, high = (float(end.replace("\N{MINUS SIGN}", "-")) for end in ends)
+        assert low < high
+    # One that the correction changes visibly.
+    p = {key: text for key, form, text in figures if form == "p"}
+    assert any(p[f"pairs.{i}.p"] != p[f"pairs.{i}.p_holm"] for i in range(len(content["pairs"])))
 
 
 def test_the_template_writes_no_figure_that_is_not_marked():
@@ -170,7 +177,7 @@ def test_runs_that_are_not_ranked_are_marked(tmp_path):
     ]
     content = compare(runs, tmp_path / "out").content
     page = Page((tmp_path / "out" / "compare.html").read_text(encoding="utf-8"))
-    assert page.words.count("of the test images ") == 1
+    assert page.words.count("with test images ") == 1
     assert "No other ranked run beats a, b in validation accuracy and parameters at" in page.words
     assert all(note in page.words for note in content["notes"])
 
