@@ -141,7 +141,7 @@ def look_inside(
     endpoint, layers = places["grad_cam"]["endpoint"], places["activations"]["layers"]
     one = _surest(p) if layers else None
     chosen = [*p.surest_mistakes(_WRONG), *_surest_right(p, _RIGHT)] if endpoint else []
-    order = list(dict.fromkeys([*([] if one is None else [one]), *chosen]))
+    order = chosen if one is None else [one, *(i for i in chosen if i != one)]
     if not order:
         return [], None
     size, rule = model.architecture.image_size, resize_rule(model)

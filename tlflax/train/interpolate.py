@@ -55,9 +55,14 @@ def choose(
         log_p = evaluate(fraction)
         accuracy, loss = accuracy_and_loss(log_p, labels)
         losses.append(calibrated_loss(log_p, labels))
-        entry = {"fraction": fraction, "val_accuracy": accuracy, "val_loss": loss}
-        entry["val_accuracy_ci95"] = accuracy_interval(accuracy, len(labels))
-        tried.append(entry | {"calibrated_loss": float(losses[-1].mean())})
+        entry: dict[str, Any] = {
+            "fraction": fraction,
+            "val_accuracy": accuracy,
+            "val_accuracy_ci95": accuracy_interval(accuracy, len(labels)),
+            "val_loss": loss,
+            "calibrated_loss": float(losses[-1].mean()),
+        }
+        tried.append(entry)
     first = 0 if may_go_back else 1
     best = min(range(first, len(tried)), key=lambda i: tried[i]["calibrated_loss"])
     gain = gain_in_standard_errors(losses[0], losses[best]) if best else 0.0
