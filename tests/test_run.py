@@ -16,6 +16,7 @@ from tiny import quick_compilation  # noqa: F401
 
 from tlflax import run as runs
 from tlflax import setup
+from tlflax.errors import ConfigError
 from tlflax.report.document import plain
 from tlflax.result import Run
 
@@ -137,6 +138,24 @@ def small(**changes):
     } | changes  # fmt: skip
 
 
+def test_other_weights_behind_the_same_path_are_refused(tmp_path, monkeypatch):
+    from tlflax.convert.tensors import load_variables, save_variables
+
+    path = tmp_path / "w.safetensors"
+    variables, facts = load_variables(tiny.ROOT / "tlflax" / "weights" / "glyph_cnn.safetensors")
+    save_variables(path, variables, facts)
+    config = small(weights=str(path))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        tiny.cut_at(patch, 4)
+        runs.run(config, tmp_path / "run")
+    save_variables(path, variables, facts | {"sha256": "f" * 64})
+    with pytest.raises(ConfigError, match=f"{facts['sha256'][:12]} -> ffffffffffff"):
+        runs.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    save_variables(path, variables, facts)
+    assert runs.run(config, tmp_path / "run").results["weights"]["sha256"] == facts["sha256"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with a baseline, and every read of an image during it."""
@@ -207,8 +226,6 @@ def test_what_a_run_directory_holds(finished):
 
 
 def test_stages_are_read_and_checked():
-    from tlflax.errors import ConfigError
-
     kept = setup.read_stages([{"name": "a", "epochs": 0}, {"name": "b", "epochs": 1}], "flip")
     assert [(s.name, s.augment) for s in kept] == [("b", "flip")]
     assert setup.read_stages([{"name": "b", "epochs": 1, "augment": "none"}], "flip")[

@@ -187,6 +187,7 @@ def fit(
             select=select,
             fingerprint=data.fingerprint,
             origins=origins(data, weights),
+            weights=weights.sha256 if weights else "none",
         )
         return train(work)
 
