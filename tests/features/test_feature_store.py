@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tlflax.features import segment, store
-from tlflax.features.store import Store, StoreFull, contents
+from tlflax.features.space import contents
+from tlflax.features.store import Store, StoreFull
 
 SHAPE = (3, 2)
 

@@ -92,10 +92,11 @@ def fill(
     began = time.monotonic()
     store.refresh()
     damaged = store.damaged(keys)
-    todo = _first_of_each(keys, store.missing(keys))
+    missing = store.missing(keys)
+    todo = _first_of_each(keys, missing)
     total = len(todo)
     if todo:
-        store.reserve(total)
+        store.reserve(total, keys)
     while todo:
         _fill_segments(store, keys, todo, source(todo, rows), prefix, rows, progress, total)
         # Damaged rows that come back from the disk, or rows evicted meanwhile: look again.
