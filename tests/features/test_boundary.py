@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -88,6 +90,28 @@ def opened(root, name, budget=2**20):
 def filled(store, keys):
     facts = boundary.fill(store, keys, Source, lambda b: b["image"], 100)
     return facts["reused"], facts["computed"]
+
+
+def test_a_store_that_is_read_from_is_in_use(tmp_path):
+    keys = many(0, 100)
+    for name, hours in (("older", 3), ("old", 2)):
+        filled(opened(tmp_path, name), keys)
+        path = tmp_path / name / "identity.json"
+        then = path.stat().st_mtime - 3600 * hours
+        os.utime(path, (then, then))
+    assert filled(opened(tmp_path, "older"), keys) == (100, 0)
+    opened(tmp_path, "new", budget=250 * 68).reserve(100)
+    assert [p.name for p in tmp_path.iterdir()] == ["older"]
+
+
+def test_a_store_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    filled(opened(tmp_path, "a"), many(0, 5))
+
+    def refused(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert filled(opened(tmp_path, "a"), many(0, 5)) == (5, 0)
 
 
 def test_old_rows_of_the_same_store_make_room(tmp_path):

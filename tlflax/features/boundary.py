@@ -4,6 +4,7 @@ Everything below the lowest trained block is a pure function of the pixels (stor
 statistics, no dropout), so training on its stored output is the same training.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -93,6 +94,10 @@ def fill(
     store.refresh()
     damaged = store.damaged(keys)
     missing = store.missing(keys)
+    if len(missing) < len(keys):
+        # Reading is using too: what is read must not be the first to be evicted.
+        with contextlib.suppress(OSError):
+            store.touch()
     todo = _first_of_each(keys, missing)
     total = len(todo)
     if todo:
