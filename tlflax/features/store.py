@@ -171,7 +171,8 @@ class Store:
             del self._where[key]
         for name, s in self._known.items():
             if s in segments:
-                (self.folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # read-only: they stay, for others to find
+                    (self.folder / name).unlink(missing_ok=True)
         return len(lost)
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
