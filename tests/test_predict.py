@@ -70,6 +70,15 @@ def test_files_folders_and_arrays_agree(moved):
     np.testing.assert_allclose(by_path.probabilities.sum(1), 1, atol=1e-5)
 
 
+def test_a_csv_that_cannot_be_written_is_one_line(moved, tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tlflax.evaluate.metrics.replacing", refused)
+    with pytest.raises(ConfigError, match=r"p\.csv cannot be written: Permission denied"):
+        predict.main(["p", str(moved[0]), str(moved[1]), "--out", str(tmp_path / "p.csv")])
+
+
 def test_folder_that_is_no_class_has_no_labels(moved, tmp_path, capsys):
     shutil.copytree(moved[1] / "vertical", tmp_path / "holiday")
     found = Run.open(moved[0]).predict([tmp_path / "holiday"])
