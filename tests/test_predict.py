@@ -87,6 +87,21 @@ def test_folder_that_is_no_class_has_no_labels(moved, tmp_path, capsys):
     assert "accuracy" not in capsys.readouterr().out
 
 
+def test_hidden_files_and_folders_are_left_out(moved, tmp_path):
+    folder = tmp_path / ".photos"  # what was named is taken, whatever it is called
+    shutil.copytree(moved[1] / "vertical", folder / "vertical")
+    for name in ("vertical/._000.png", "__MACOSX/vertical/._000.png", ".thumbs/000.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\26\7 no picture")
+    (folder / "folder.png").mkdir()
+    found = Run.open(moved[0]).predict(folder)
+    assert found.files == [str(folder / "vertical" / f"{i:03}.png") for i in range(5)]
+    with pytest.raises(DataError, match="no images"):
+        Run.open(moved[0]).predict(folder / "__MACOSX" / "vertical")
+    with pytest.raises(DataError, match=r"\._000\.png"):
+        Run.open(moved[0]).predict(folder / "vertical" / "._000.png")
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [

@@ -88,13 +88,17 @@ def find_images(
 ) -> tuple[list[str], np.ndarray]:
     """Lists image files below ``paths``; the label is the parent folder's, -1 if it is no class.
 
+    Hidden files are left out, as in a dataset: on other disks a Mac puts a ``._IMG.jpg``, which is
+    no image, beside each one, and into archives a folder ``__MACOSX`` of them.
+
     Raises:
       DataError: a path does not exist or nothing is found.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files += sorted(p for p in below if not _hidden(p.relative_to(path)) and p.is_file())
         elif path.is_file():
             files.append(path)
         else:
@@ -104,3 +108,7 @@ def find_images(
     names = list(classes)
     labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
     return [str(p) for p in files], np.array(labels, np.int32)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
