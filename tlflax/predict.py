@@ -61,7 +61,7 @@ class Predictor(Inside):
         """Predicts.
 
         Args:
-          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          images: RGB uint8 ``[N, H, W, 3]``, Pillow images, or paths of image files and folders.
           batch_size: images per step.
           on_bad_image: ``error``, or ``skip`` (noted in ``skipped`` of this object).
 
