@@ -49,7 +49,8 @@ class Inside:
             aliases, layers inside them; ``auto`` is where the network is cut.
 
         Returns:
-          Name as asked for -> float32 ``[N, ...]``: maps are ``[N, h, w, channels]``.
+          Name as asked for -> float32 ``[N, ...]``: maps are ``[N, h, w, channels]``. What ``auto``
+          means stands under its own name, which `layers` lists last.
 
         Raises:
           ConfigError: there is no such layer, or it lies above the cut.
