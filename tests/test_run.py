@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tlflax import setup
 from tlflax.errors import ConfigError
 from tlflax.report.document import plain
 from tlflax.result import Run
+from tlflax.train import stage_run
 
 # Dropout, augmentation, early stopping, live BatchNorm; 39 images, three steps an epoch.
 STAGES = """(
@@ -138,22 +140,34 @@ def small(**changes):
     } | changes  # fmt: skip
 
 
-def test_other_weights_behind_the_same_path_are_refused(tmp_path, monkeypatch):
+def test_a_run_goes_on_with_its_own_weights_and_counts_the_time_of_every_session(
+    tmp_path, monkeypatch
+):
     from tlflax.convert.tensors import load_variables, save_variables
 
-    path = tmp_path / "w.safetensors"
+    run, path = tmp_path / "run", tmp_path / "w.safetensors"
     variables, facts = load_variables(tiny.ROOT / "tlflax" / "weights" / "glyph_cnn.safetensors")
     save_variables(path, variables, facts)
-    config = small(weights=str(path))
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        tiny.cut_at(patch, 4)
-        runs.run(config, tmp_path / "run")
-    save_variables(path, variables, facts | {"sha256": "f" * 64})
-    with pytest.raises(ConfigError, match=f"{facts['sha256'][:12]} -> ffffffffffff"):
-        runs.run(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "model.safetensors").exists()
-    save_variables(path, variables, facts)
-    assert runs.run(config, tmp_path / "run").results["weights"]["sha256"] == facts["sha256"]
+    config = small(weights=str(path), baseline=True, baseline_epochs=2)
+    late = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+    # Six steps of the stage, then those of the baseline: killed in the middle of each.
+    for steps in (4, 3 + 4):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            # The stage believes that what was before it took so long.
+            patch.setattr(stage_run, "time", late)
+            tiny.cut_at(patch, steps)
+            runs.run(config, run)
+        # Other weights behind the same path.
+        save_variables(path, variables, facts | {"sha256": "f" * 64})
+        with pytest.raises(ConfigError, match=f"{facts['sha256'][:12]} -> ffffffffffff"):
+            runs.run(config, run)
+        save_variables(path, variables, facts)
+    report = runs.run(config, run).results
+    assert report["weights"]["sha256"] == facts["sha256"]
+    # Twice until a checkpoint of the stage, once until one of the baseline.
+    assert 3000 <= report["seconds"] < 3300
+    every = [*report["stages"], *report["baseline"]["stages"]]
+    assert sum(stage["seconds"] for stage in every) < 300
 
 
 @pytest.fixture(scope="module")

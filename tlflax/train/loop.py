@@ -4,6 +4,7 @@ What happens inside a stage is in `tlflax.train.stage_run`.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Job:
       weights: SHA-256 of the pretrained weights' file, or ``none``; a checkpoint that began with
         others is refused.
       say: prints a line for people.
+      began: when this session's part of it began, by the monotonic clock.
     """
 
     model: Model
@@ -59,16 +61,21 @@ class Job:
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weights: str = "none"
     say: Callable[[str], None] = print
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What came out: the best variables by validation, and how it went."""
+    """What came out: the best variables by validation, and how it went.
+
+    ``earlier`` is what earlier sessions took, in seconds.
+    """
 
     variables: dict[str, Any]
     best: dict[str, Any]
     history: list[dict[str, Any]]
     stages: list[dict[str, Any]]
+    earlier: float = 0.0
 
 
 def train(job: Job) -> Outcome:
@@ -103,4 +110,6 @@ def train(job: Job) -> Outcome:
                 if progress.stage + 1 == len(job.stages):
                     break
                 progress.next_stage()
-        return Outcome(variables, progress.best, progress.history, progress.results)
+        return Outcome(
+            variables, progress.best, progress.history, progress.results, progress.earlier
+        )

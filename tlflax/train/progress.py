@@ -51,6 +51,8 @@ class Progress:
       fingerprint: of the data.
       weights: SHA-256 of the file of the pretrained weights, ``none`` without; empty in checkpoints
         of versions that did not write it down.
+      earlier: seconds that earlier sessions took, from the start of the training to their last
+        checkpoint.
     """
 
     stage: int = 0
@@ -68,6 +70,7 @@ class Progress:
     results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     fingerprint: str = ""
     weights: str = ""
+    earlier: float = 0.0
 
     @property
     def global_step(self) -> int:
