@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -58,6 +59,40 @@ def test_where_the_report_looks(tmp_path):
     assert run.results["activations"]["layers"] == ["block2_conv1", "block3_pool"]
     text = (tmp_path / "run" / "report.html").read_text()
     assert "<code>block2_conv1</code> 8 x 8 x 64" in text
+
+
+def test_other_weights_are_another_run(tmp_path, capsys):
+    run = tmp_path / "run"
+
+    def fit(model):
+        return tl.fit(model, photos(), [tl.stage("a", epochs=1)], workdir=run, batch_size=16)
+
+    official = classifier(weights="official")
+    assert official.weights is not None
+    first = fit(official)
+    sha256 = first.results["weights"]["sha256"]
+    assert sha256 == official.weights.sha256
+    other = classifier(weights="official")
+    other.weights = dataclasses.replace(official.weights, sha256="0" * 64)
+    config = json.loads((run / "config.json").read_text())
+    # As earlier versions wrote it: what the run began with is in its report.
+    del config["weights"]
+    for written in ("with", "without"):
+        if written == "without":
+            (run / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ConfigError, match=rf'weights \("{sha256[:56]}... -> null'):
+            fit(classifier())
+        with pytest.raises(ConfigError, match=rf'weights \("{sha256[:56]}... -> "0000'):
+            fit(other)
+        capsys.readouterr()
+        assert fit(official).results == json.loads((run / "report.json").read_text())
+        assert "is complete" in capsys.readouterr().out
+    # And one that was interrupted: nobody knows.
+    for name in ("report.json", "report.html"):
+        (run / name).unlink()
+    for model in (official, classifier()):
+        with pytest.raises(ConfigError, match=r'weights \("not recorded" -> '):
+            fit(model)
 
 
 def test_image_size_is_the_classifiers_or_the_datasets():

@@ -1,6 +1,7 @@
 """`python -m tlflax.audit`: what is printed and written, the exit code, no jax."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def test_leak_exits_with_2(folder, tmp_path):
     assert "test/vertical/x.png = train/vertical/000.png" in done.stdout
     found = json.loads(out.read_text())
     assert found["must_change"] and found["findings"][0]["kind"] == "leak"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+def test_a_file_name_that_is_no_text(folder, tmp_path):
+    odd = os.fsencode(folder / "train/vertical") + b"/caf\xe9.png"
+    with open(odd, "wb") as file:
+        file.write(b"no picture")
+    out = tmp_path / "audit.json"
+    # Without it this depends on the locale of the tests.
+    done = command("tlflax.audit", str(folder), "--out", str(out), PYTHONIOENCODING="utf-8")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "train/vertical/caf\\udce9.png" in done.stdout
+    (found,) = (f for f in json.loads(out.read_text())["findings"] if f["severity"] == "error")
+    assert os.fsencode(found["files"][0]).startswith(b"train/vertical/caf\xe9.png: not an image")
 
 
 def test_long_lists_are_cut_and_complete_in_the_json(folder, tmp_path, capsys):

@@ -78,6 +78,9 @@ def test_images_are_given_as_files_folders_and_arrays(done):
     np.testing.assert_array_equal(by_file, by_folder)
     pixels = np.stack([np.asarray(Image.open(p)) for p in photos])
     np.testing.assert_array_equal(run.activations(pixels)["block3_pool"], by_file)
+    asked = run.activations(photos, ["block1", "auto", "block3"])
+    assert list(asked) == ["block1", "block3_pool", "block3"]
+    np.testing.assert_array_equal(asked["block3_pool"], asked["block3"])
     with pytest.raises(DataError, match="uint8"):
         run.grad_cam(pixels / 255)
 

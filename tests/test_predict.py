@@ -70,12 +70,58 @@ def test_files_folders_and_arrays_agree(moved):
     np.testing.assert_allclose(by_path.probabilities.sum(1), 1, atol=1e-5)
 
 
+def test_a_csv_that_cannot_be_written_is_one_line(moved, tmp_path, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tlflax.evaluate.metrics.replacing", refused)
+    with pytest.raises(ConfigError, match=r"p\.csv cannot be written: Permission denied"):
+        predict.main(["p", str(moved[0]), str(moved[1]), "--out", str(tmp_path / "p.csv")])
+
+
+def test_pillow_images_are_what_their_files_are(moved, tmp_path):
+    run, files = Run.open(moved[0]), sorted((moved[1] / "vertical").iterdir())
+    with Image.open(files[0]) as image:
+        turned, exif = image.resize((30, 20)), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    turned.convert("L").save(tmp_path / "grey.png")
+    turned.quantize(16).save(tmp_path / "palette.png", transparency=3)
+    files += sorted(tmp_path.iterdir())
+    images = [Image.open(file) for file in files]
+    by_image, by_file = run.predict(images), run.predict(files)
+    np.testing.assert_array_equal(by_image.probabilities, by_file.probabilities)
+    assert by_image.files == [str(i) for i in range(8)] and set(by_image.labels) == {-1}
+    one = run.predict(images[0])
+    np.testing.assert_allclose(one.probabilities, by_file.probabilities[:1], atol=1e-5)
+    run.show_grad_cam(images[0])
+    for image in images:
+        image.close()
+    with pytest.raises(DataError, match="image 0: "):
+        run.predict(Image.open(files[0]).convert("F"))
+
+
 def test_folder_that_is_no_class_has_no_labels(moved, tmp_path, capsys):
     shutil.copytree(moved[1] / "vertical", tmp_path / "holiday")
     found = Run.open(moved[0]).predict([tmp_path / "holiday"])
     assert found.labels.tolist() == [-1] * 5
     predict.main(["p", str(moved[0]), str(tmp_path / "holiday"), "--out", str(tmp_path / "o.csv")])
     assert "accuracy" not in capsys.readouterr().out
+
+
+def test_hidden_files_and_folders_are_left_out(moved, tmp_path):
+    folder = tmp_path / ".photos"  # what was named is taken, whatever it is called
+    shutil.copytree(moved[1] / "vertical", folder / "vertical")
+    for name in ("vertical/._000.png", "__MACOSX/vertical/._000.png", ".thumbs/000.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\26\7 no picture")
+    (folder / "folder.png").mkdir()
+    found = Run.open(moved[0]).predict(folder)
+    assert found.files == [str(folder / "vertical" / f"{i:03}.png") for i in range(5)]
+    with pytest.raises(DataError, match="no images"):
+        Run.open(moved[0]).predict(folder / "__MACOSX" / "vertical")
+    with pytest.raises(DataError, match=r"\._000\.png"):
+        Run.open(moved[0]).predict(folder / "vertical" / "._000.png")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +134,8 @@ def test_folder_that_is_no_class_has_no_labels(moved, tmp_path, capsys):
         (np.zeros((0, 20, 20, 3), np.uint8), "RGB"),
         (np.uint8(3), "RGB"),
         ([np.zeros((20, 20, 3), np.uint8)], "a list with a ndarray"),
+        (["x.png", Image.new("RGB", (20, 20))], "a list with a Image"),
+        (7, "Pillow images, or paths of files and folders, got a int"),
         ("nowhere", "nowhere does not exist"),
         ([], "no images"),
     ],

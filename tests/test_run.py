@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from tiny import quick_compilation  # noqa: F401
 
 from tlflax import run as runs
 from tlflax import setup
+from tlflax.errors import ConfigError
 from tlflax.report.document import plain
 from tlflax.result import Run
+from tlflax.train import stage_run
 
 # Dropout, augmentation, early stopping, live BatchNorm; 39 images, three steps an epoch.
 STAGES = """(
@@ -137,6 +140,36 @@ def small(**changes):
     } | changes  # fmt: skip
 
 
+def test_a_run_goes_on_with_its_own_weights_and_counts_the_time_of_every_session(
+    tmp_path, monkeypatch
+):
+    from tlflax.convert.tensors import load_variables, save_variables
+
+    run, path = tmp_path / "run", tmp_path / "w.safetensors"
+    variables, facts = load_variables(tiny.ROOT / "tlflax" / "weights" / "glyph_cnn.safetensors")
+    save_variables(path, variables, facts)
+    config = small(weights=str(path), baseline=True, baseline_epochs=2)
+    late = types.SimpleNamespace(monotonic=lambda: time.monotonic() + 1000)
+    # Six steps of the stage, then those of the baseline: killed in the middle of each.
+    for steps in (4, 3 + 4):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            # The stage believes that what was before it took so long.
+            patch.setattr(stage_run, "time", late)
+            tiny.cut_at(patch, steps)
+            runs.run(config, run)
+        # Other weights behind the same path.
+        save_variables(path, variables, facts | {"sha256": "f" * 64})
+        with pytest.raises(ConfigError, match=f"{facts['sha256'][:12]} -> ffffffffffff"):
+            runs.run(config, run)
+        save_variables(path, variables, facts)
+    report = runs.run(config, run).results
+    assert report["weights"]["sha256"] == facts["sha256"]
+    # Twice until a checkpoint of the stage, once until one of the baseline.
+    assert 3000 <= report["seconds"] < 3300
+    every = [*report["stages"], *report["baseline"]["stages"]]
+    assert sum(stage["seconds"] for stage in every) < 300
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with a baseline, and every read of an image during it."""
@@ -207,8 +240,6 @@ def test_what_a_run_directory_holds(finished):
 
 
 def test_stages_are_read_and_checked():
-    from tlflax.errors import ConfigError
-
     kept = setup.read_stages([{"name": "a", "epochs": 0}, {"name": "b", "epochs": 1}], "flip")
     assert [(s.name, s.augment) for s in kept] == [("b", "flip")]
     assert setup.read_stages([{"name": "b", "epochs": 1, "augment": "none"}], "flip")[

@@ -274,6 +274,7 @@ def fit(
         "architecture": vars(built.architecture),
         "data": data.source,
         "fingerprint": data.fingerprint,
+        "weights": model.weights.sha256 if model.weights else None,
         "stages": [vars(s) for s in chosen],
         "batch_size": batch_size,
         "seed": seed,

@@ -16,10 +16,11 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
+from tlflax.atomic import replacing
 from tlflax.command import run_command
 from tlflax.errors import ConfigError, DataError
+from tlflax.output import check_out, writing
 
 # Of the files of one finding, and of the classes; the rest is in the JSON.
 _SHOWN, _CLASSES = 4, 24
@@ -102,8 +103,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     if args.image_size < 1:
         raise ConfigError(f"--image_size must be at least 1, got {args.image_size}")
-    if args.out and not Path(args.out).absolute().parent.is_dir():
-        raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    out = check_out(args.out) if args.out else None
     from tlflax.data.audit import examine
 
     report = examine(
@@ -115,10 +115,8 @@ def main(argv: list[str]) -> None:
         progress=_bar,
     )
     print(text(report))
-    if args.out:
-        from tlflax.atomic import replacing
-
-        with replacing(args.out) as temporary:
+    if out:
+        with writing(out), replacing(out) as temporary:
             temporary.write_text(json.dumps(report.plain(), indent=2) + "\n", encoding="utf-8")
         print(f"\nwritten: {args.out}")
     if report.failed:

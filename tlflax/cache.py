@@ -16,7 +16,7 @@ from tlflax.errors import ConfigError
 
 def summary() -> str:
     """Table of the stored features, and the size of the other folders."""
-    from tlflax.features.store import contents
+    from tlflax.features.space import contents
 
     root = folders.cache_dir()
     lines = [f"{root} (set TLFLAX_CACHE for another place)"]

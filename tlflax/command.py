@@ -1,5 +1,6 @@
 """Exit codes of every command: 0 done, 2 the user must change something, 130/143 interrupted."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +17,10 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     # Progress of the libraries below is not the user's business; their errors are.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("ABSL_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be text. Its odd bytes are printed as \udcff, say.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv)
     except TlflaxError as error:

@@ -209,6 +209,9 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         new = json.loads(text)
+        if "weights" not in old:
+            # Notebooks did not write it down in earlier versions; the report of their runs does.
+            old["weights"] = _weights_of(workdir)
         # A key that an older version did not know was at its default.
         known = json.loads(json.dumps(DEFAULTS))
         old = {k: known[k] for k in new if k in known} | old
@@ -230,6 +233,15 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
             temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
+
+
+def _weights_of(workdir: Path) -> str | None:
+    """SHA-256 of the pretrained weights of a notebook's run whose config.json does not say it."""
+    try:
+        report = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
+        return report["weights"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "not recorded"
 
 
 def _short(value: Any) -> str:

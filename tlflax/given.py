@@ -1,6 +1,6 @@
-"""Images given by hand: an array, files or folders, brought to the size of a network."""
+"""Images given by hand: an array, Pillow images, files or folders, brought to a network's size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,17 @@ import numpy as np
 from tlflax.errors import DataError, listing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+_WANTED = (
+    "images must be one uint8 array [N, H, W, 3], Pillow images, or paths of files and folders"
+)
 
 
 class Given:
     """Images given by hand, one by one in the size of a network.
 
     Args:
-      images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+      images: RGB uint8 ``[N, H, W, 3]``; one or several Pillow images, of any sizes; or paths of
+        image files and folders.
       model: the network.
 
     Attributes:
@@ -24,23 +28,31 @@ class Given:
     """
 
     def __init__(self, images: Any, model: Any):
+        from PIL.Image import Image
+
         from tlflax.train.streams import resize_rule
 
         self._size, self._rule = model.architecture.image_size, resize_rule(model)
-        self._pixels: np.ndarray | None = None
+        # Pixels or Pillow images; None where they are in files.
+        self._held: Sequence[Any] | np.ndarray | None = None
+        if isinstance(images, str | Path | Image):
+            images = [images]
         if hasattr(images, "__array__"):
-            self._pixels = _checked(np.asarray(images))
-            self.files = [str(i) for i in range(len(self._pixels))]
+            self._held = _checked(np.asarray(images))
+        elif not isinstance(images, Iterable):
+            raise DataError(f"{_WANTED}, got a {type(images).__name__}")
+        else:
+            images = list(images)
+            if images and all(isinstance(image, Image) for image in images):
+                self._held = images
+        if self._held is not None:
+            self.files = [str(i) for i in range(len(self._held))]
             self.labels = np.full(len(self.files), -1, np.int32)
             return
-        paths = [images] if isinstance(images, str | Path) else list(images)
-        for path in paths:
+        for path in images:
             if not isinstance(path, str | Path):
-                raise DataError(
-                    "images must be one uint8 array [N, H, W, 3], or paths of files and "
-                    f"folders, got a list with a {type(path).__name__}"
-                )
-        self.files, self.labels = find_images(paths, model.classes)
+                raise DataError(f"{_WANTED}, got a list with a {type(path).__name__}")
+        self.files, self.labels = find_images(images, model.classes)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -51,11 +63,16 @@ class Given:
         Raises:
           DataError: it cannot be read.
         """
-        from tlflax.data.decode import decode, resize
+        from tlflax.data.decode import decode, decoded, resize
 
-        source = self._pixels[i] if self._pixels is not None else None
-        source = decode(_read(self.files[i]), self.files[i]) if source is None else source
-        return resize(source, self._size, self._rule)
+        name = self.files[i]
+        if self._held is None:
+            pixels = decode(_read(name), name)
+        elif isinstance(self._held, np.ndarray):
+            pixels = self._held[i]
+        else:
+            pixels = decoded(self._held[i], f"image {name}")
+        return resize(pixels, self._size, self._rule)
 
     def all(self) -> np.ndarray:
         """All images, uint8 [N, S, S, 3]."""
@@ -88,13 +105,17 @@ def find_images(
 ) -> tuple[list[str], np.ndarray]:
     """Lists image files below ``paths``; the label is the parent folder's, -1 if it is no class.
 
+    Hidden files are left out, as in a dataset: on other disks a Mac puts a ``._IMG.jpg``, which is
+    no image, beside each one, and into archives a folder ``__MACOSX`` of them.
+
     Raises:
       DataError: a path does not exist or nothing is found.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files += sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files += sorted(p for p in below if not _hidden(p.relative_to(path)) and p.is_file())
         elif path.is_file():
             files.append(path)
         else:
@@ -104,3 +125,7 @@ def find_images(
     names = list(classes)
     labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
     return [str(p) for p in files], np.array(labels, np.int32)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)

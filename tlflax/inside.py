@@ -44,12 +44,13 @@ class Inside:
         """Outputs of layers for some images.
 
         Args:
-          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          images: RGB uint8 ``[N, H, W, 3]``, Pillow images, or paths of image files and folders.
           endpoints: one or several names, as `python -m tlflax.zoo NAME` lists them: blocks, their
             aliases, layers inside them; ``auto`` is where the network is cut.
 
         Returns:
-          Name as asked for -> float32 ``[N, ...]``: maps are ``[N, h, w, channels]``.
+          Name as asked for -> float32 ``[N, ...]``: maps are ``[N, h, w, channels]``. What ``auto``
+          means stands under its own name, which `layers` lists last.
 
         Raises:
           ConfigError: there is no such layer, or it lies above the cut.
@@ -64,7 +65,7 @@ class Inside:
         """Where images speak for a class: Grad-CAM (Selvaraju et al., arXiv:1610.02391).
 
         Args:
-          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          images: RGB uint8 ``[N, H, W, 3]``, Pillow images, or paths of image files and folders.
           endpoint: any layer whose output is a map; ``auto`` is the last block that has one. The
             map is as coarse as the layer's; earlier layers are finer and less telling.
           classes: for all images one class name or label, or one for each; default: what the
@@ -83,7 +84,7 @@ class Inside:
         """Draws the outputs of layers for one image: the channels that vary most over it.
 
         Args:
-          image: RGB uint8 ``[H, W, 3]``, or the path of an image file.
+          image: RGB uint8 ``[H, W, 3]``, a Pillow image, or the path of an image file.
           endpoints: as in `activations`.
           channels: how many of each layer.
 

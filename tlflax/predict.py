@@ -15,6 +15,7 @@ from tlflax.compilation import keep_compiled
 from tlflax.errors import ConfigError, ConvertError, DataError
 from tlflax.given import Given
 from tlflax.inside import Inside
+from tlflax.output import check_out, writing
 
 
 class Predictor(Inside):
@@ -60,7 +61,7 @@ class Predictor(Inside):
         """Predicts.
 
         Args:
-          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          images: RGB uint8 ``[N, H, W, 3]``, Pillow images, or paths of image files and folders.
           batch_size: images per step.
           on_bad_image: ``error``, or ``skip`` (noted in ``skipped`` of this object).
 
@@ -116,14 +117,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv[1:])
     if args.batch_size < 1:
         raise ConfigError(f"--batch_size must be at least 1, got {args.batch_size}")
-    if not Path(args.out).absolute().parent.is_dir():
-        raise ConfigError(f"--out {args.out}: there is no folder {Path(args.out).parent}")
+    out = check_out(args.out)
     keep_compiled()
     predictor = Predictor.open(args.run_dir)
     found = predictor.predict(args.images, args.batch_size, args.on_bad_image)
     from tlflax.evaluate.metrics import summarise, write_predictions
 
-    write_predictions(Path(args.out), found, predictor.classes)
+    with writing(out):
+        write_predictions(out, found, predictor.classes)
     for line in predictor.skipped:
         print(f"skipped: {line}")
     for file, row in list(zip(found.files, found.probabilities, strict=True))[:10]:

@@ -187,7 +187,7 @@ class Run(Inside):
         """Predicts with the best checkpoint.
 
         Args:
-          images: RGB uint8 ``[N, H, W, 3]``, or paths of image files and folders.
+          images: RGB uint8 ``[N, H, W, 3]``, Pillow images, or paths of image files and folders.
         """
         return self._predictor.predict(images)
 

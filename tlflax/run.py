@@ -187,6 +187,7 @@ def fit(
             select=select,
             fingerprint=data.fingerprint,
             origins=origins(data, weights),
+            weights=weights.sha256 if weights else "none",
         )
         return train(work)
 
@@ -215,6 +216,8 @@ def fit(
     test_score = score_of(tested, "tuned", model.classes)
     for note in (late := check_interval(test_score)):
         print(f"warning: {note}")
+    # Of sessions that were interrupted: the report's time is that of the whole run.
+    earlier = tuned.earlier + (scratch.earlier if scratch else 0.0)
     report: dict[str, Any] = {
         **describe(model, data, weights, streams, seed, command),
         "test": test_score,
@@ -224,7 +227,7 @@ def fit(
         "stages": tuned.stages,
         "best_step": tuned.best["step"],
         "warnings": [*notes, *streams.notes, *late],
-        "seconds": round(time.monotonic() - began, 2),
+        "seconds": round(time.monotonic() - began + earlier, 2),
     }
     if scratch is not None:
         epochs = scratch.stages[0]["epochs"]

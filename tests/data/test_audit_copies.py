@@ -1,5 +1,7 @@
 """The same picture twice: pixel for pixel, re-encoded, resized, mirrored; different ones never."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from image_files import encoded
@@ -155,6 +157,21 @@ def test_flat_and_tiny_images_are_not_compared():
     assert twins.comparable(facts, plain).tolist() == [2]
     facts[2].fault = "truncated"
     assert twins.comparable(facts, plain).tolist() == []
+
+
+def test_contrast_is_computed_in_little_memory():
+    count = 20_000
+    plain = np.zeros((count, 32, 32), np.uint8)
+    plain[7] = plain[-1] = np.arange(32)
+    facts = [Facts("x", "train", 0, width=64, height=64)] * count
+    tracemalloc.start()
+    try:
+        assert twins.comparable(facts, plain).tolist() == [7, count - 1]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # All at once it was 8 bytes a pixel, 164 MB, and more.
+    assert peak < 20e6
 
 
 def test_the_same_outline_with_other_detail_is_another_picture():

@@ -165,3 +165,16 @@ def test_a_phone_photo_with_a_preview_is_no_animation():
     facts = Facts("x.jpg", "train", 0)
     look(buffer.getvalue(), facts)
     assert facts.format == "JPEG" and not facts.moving
+
+
+def test_an_animation_may_be_cut_off_anywhere():
+    frames = [Image.fromarray(photo(s, 8, 8)).quantize(4) for s in (1, 2)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50)
+    seen = set()
+    for end in range(len(data) + 1):
+        facts = Facts("x.gif", "train", 0)
+        thumb = look(data[:end], facts)
+        assert (thumb is None) == (facts.fault is not None)
+        seen.add((facts.fault is None, facts.moving))
+    # Nothing can be seen; the first frame alone; more than one was begun.
+    assert seen == {(False, False), (True, False), (True, True)}

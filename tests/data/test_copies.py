@@ -1,5 +1,7 @@
 """The same image in two splits, or under two labels, told by its pixels."""
 
+import re
+
 import numpy as np
 import pytest
 from image_files import encoded, pixels, write_tree
@@ -9,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from tlflax.data import copies
 from tlflax.data import manifest as manifests
 from tlflax.data.source import load_dataset
-from tlflax.errors import DataError
+from tlflax.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -86,6 +88,34 @@ def test_mostly_training_images_in_the_test_split_are_refused(split_tree, load):
         (split_tree / f"test/a/{i:03d}.png").write_bytes(copy)
     with pytest.raises(DataError, match=r"2 test images \(16\.7%\) are in train too.*audit"):
         load()
+
+
+@pytest.mark.parametrize("copied", [2, 1])
+def test_validation_images_that_become_the_test_are_test_images(tmp_path, load, copied):
+    counts = {"train/a": 12, "train/b": 12, "val/a": 5, "val/b": 5}
+    write_tree(tmp_path / "d", counts)
+    for i in range(copied):
+        copy = retagged(tmp_path / f"d/train/a/{i:03d}.png")
+        (tmp_path / f"d/val/a/{i:03d}.png").write_bytes(copy)
+    assert any(f"{copied} val images" in w for w in load().warnings)
+    found = rf"{copied} test images \({copied}0\.0%\) are in train too.*val/a/000\.png"
+    if copied == 2:
+        with pytest.raises(DataError, match=f"{found}.*would mean nothing"):
+            load(splits={"test": "val"})
+        return
+    # A tenth is told. Of the copy in train, cut for validation or not, the report says so too.
+    data = load(splits={"test": "val"})
+    (warning,) = [w for w in data.warnings if "pixel for pixel" in w]
+    assert re.search(found, warning) and "test numbers are too good" in warning
+    assert data.made["test"] == "the source's validation images" and len(data.test) == 10
+    assert data.leaked == ("train/a/000.png" in data.val.files) / 10 and not data.chosen_on_test
+
+
+def test_a_test_split_that_cannot_be_is_refused_before_images_are_read(tmp_path, load):
+    write_tree(tmp_path / "d", {"a": 3, "b": 3})
+    (tmp_path / "d/a/000.png").write_bytes(b"junk")
+    with pytest.raises(ConfigError, match="no validation images of its own"):
+        load(splits={"test": "val"})
 
 
 def test_validation_images_in_training_are_only_a_warning(tmp_path, load):

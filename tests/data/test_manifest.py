@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 from image_files import png, write_tree
@@ -98,6 +100,33 @@ def test_repaired_image_is_used(tmp_path):
         run(data, tmp_path / "c")
     (data / "a" / "001.png").write_bytes(png(5))
     assert len(run(data, tmp_path / "c")[0]["train"]) == 4
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path, monkeypatch, stamped):
+    data, cache = write_tree(tmp_path / "d", {"a": 2, "b": 2}), tmp_path / "c"
+    real = Path.read_bytes
+
+    def failing(path):
+        if path.name == "001.png" and path.parent.name == "a":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(DataError, match=r"a/001\.png: cannot be read \(Input/output error\)"):
+            run(data, cache)
+    (path,) = (cache / "manifests").glob("*.json")
+    stored = json.loads(path.read_text())
+    assert sorted(stored["images"]) == ["a/000.png", "b/000.png", "b/001.png"]
+    if stamped:
+        # As earlier versions wrote it.
+        stat = (data / "a" / "001.png").stat()
+        stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
+        stored["images"]["a/001.png"] = [stamp, "", "cannot be read (Input/output error)", "", ""]
+        path.write_text(json.dumps(stored))
+    good, _ = run(data, cache)
+    assert len(good["train"]) == 4 and all(good["train"].hashes)
 
 
 def test_unknown_choice(tmp_path):

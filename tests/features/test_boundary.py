@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 
 from tlflax.data.plan import TrainPlan
 from tlflax.features import boundary
-from tlflax.features.store import Store
+from tlflax.features.store import Store, StoreFull
 
 
 def image_key(i):
@@ -75,6 +77,60 @@ def test_segments_are_written_while_the_fill_goes_on(tmp_path, monkeypatch):
     assert [d for d, *_ in seen] == list(range(2, 21, 2)) and seen[0][1] == 20
     assert seen[5][2] >= 2
     np.testing.assert_array_equal(store.find(keys).batch(np.arange(20)).ravel(), np.arange(20))
+
+
+def many(first, count):
+    return [i.to_bytes(32, "big") for i in range(first, first + count)]
+
+
+def opened(root, name, budget=2**20):
+    return Store(root, name, (1,), "float32", {}, budget)
+
+
+def filled(store, keys):
+    facts = boundary.fill(store, keys, Source, lambda b: b["image"], 100)
+    return facts["reused"], facts["computed"]
+
+
+def test_a_store_that_is_read_from_is_in_use(tmp_path):
+    keys = many(0, 100)
+    for name, hours in (("older", 3), ("old", 2)):
+        filled(opened(tmp_path, name), keys)
+        path = tmp_path / name / "identity.json"
+        then = path.stat().st_mtime - 3600 * hours
+        os.utime(path, (then, then))
+    assert filled(opened(tmp_path, "older"), keys) == (100, 0)
+    opened(tmp_path, "new", budget=250 * 68).reserve(100)
+    assert [p.name for p in tmp_path.iterdir()] == ["older"]
+
+
+def test_a_store_that_cannot_be_written_to_is_read(tmp_path, monkeypatch):
+    filled(opened(tmp_path, "a"), many(0, 5))
+
+    def refused(*args, **kwargs):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert filled(opened(tmp_path, "a"), many(0, 5)) == (5, 0)
+
+
+def test_old_rows_of_the_same_store_make_room(tmp_path):
+    budget = 1500 * 68
+    filled(opened(tmp_path, "a", budget), many(0, 1000))
+    store = opened(tmp_path, "a", budget)
+    assert filled(store, many(1000, 1000)) == (0, 1000)
+    found = store.find(many(1000, 1000)).batch(np.array([3, 999]))
+    assert found.ravel().tolist() == [3, 999]
+    again = opened(tmp_path, "a", budget)
+    again.refresh()
+    assert len(again.missing(many(0, 2000))) == 1000
+    # Rows that are needed, now or by who has them already, make room for none.
+    with pytest.raises(StoreFull, match=r"GB of the same frozen blocks are in use; raise cache_gb"):
+        filled(again, many(1000, 1600))
+    with pytest.raises(StoreFull, match="of the same frozen blocks"):
+        filled(store, many(2000, 600))
+    assert filled(store, many(1000, 1000)) == (1000, 0)
+    assert sum(p.stat().st_size for p in (tmp_path / "a").glob("*.npy")) < budget
 
 
 @pytest.mark.parametrize("views", [1, 3])

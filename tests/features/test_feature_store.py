@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from tlflax.features import segment, store
-from tlflax.features.store import Store, StoreFull, contents
+from tlflax.features.space import contents
+from tlflax.features.store import Store, StoreFull
 
 SHAPE = (3, 2)
 
@@ -98,6 +99,22 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     again.append([key(1), key(2)], rows(1, 2))
     assert opened(tmp_path).damaged([key(1), key(2)]) == 0
     np.testing.assert_array_equal(again.find([key(2)]).batch(np.array([0])), rows(2))
+
+
+def test_a_damaged_row_that_cannot_be_deleted_is_made_again(tmp_path, monkeypatch):
+    (path,) = filled(tmp_path, 1).folder.glob("*.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    again = opened(tmp_path)
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    monkeypatch.setattr(segment, "write", refused)
+    assert again.damaged([key(1)]) == 1 and path.exists()
+    again.append([key(1)], rows(1))
+    np.testing.assert_array_equal(again.find([key(1)]).batch(np.array([0])), rows(1))
+    assert "held in memory" in again.notes[0]
 
 
 def test_what_another_process_adds_is_found(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from tlflax.errors import DataError
+from tlflax.errors import ConfigError, DataError
 from tlflax.train import loop, stage_run
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
 from tlflax.train.diverged import Diverged
@@ -159,6 +159,19 @@ def test_other_images_are_refused(whole, tmp_path):
     other.fingerprint = "other"
     with pytest.raises(DataError, match="images have changed"):
         loop.train(other)
+
+
+def test_other_pretrained_weights_are_refused(whole, monkeypatch):
+    other = tiny.job(whole[0], *TWO)
+    other.weights = "0123456789abcdef"
+    with pytest.raises(ConfigError, match=r"weights have changed .*none -> 0123456789ab\)"):
+        loop.train(other)
+    # Earlier versions did not write them down.
+    meta = Checkpoints.meta
+    monkeypatch.setattr(
+        Checkpoints, "meta", lambda *a: {k: v for k, v in meta(*a).items() if k != "weights"}
+    )
+    assert loop.train(other).stages == whole[1].stages
 
 
 def test_nan_is_one_clear_error_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):

@@ -85,6 +85,28 @@ def decode(data: bytes, name: str) -> np.ndarray:
     return np.asarray(_load(data, name))
 
 
+def decoded(image: Image.Image, name: str) -> np.ndarray:
+    """The same as `decode`, of an image that Pillow has opened or made.
+
+    Args:
+        image: any mode that `decode` can read; it stays as it is.
+        name: what to call the image in an error.
+
+    Returns:
+        uint8 RGB [H, W, 3], upright, alpha dropped.
+
+    Raises:
+        DataError: its file is damaged or closed, or its mode has no fixed white level.
+    """
+    _quieten()
+    try:
+        return np.asarray(_upright_rgb(image))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: {str(error).strip() or type(error).__name__}") from error
+
+
 def decode_resized(data: bytes, name: str, size: int, rule: Resize) -> np.ndarray:
     """The same as ``resize(decode(data, name), size, rule)``, bit for bit, in 0.85 of its time.
 

@@ -25,8 +25,9 @@ class Manifest:
     It holds stamp, SHA-256 of the bytes, fault, and digests of the preview's and of the full
     size's pixels. The last is filled in where two previews are equal (see `tlflax.data.copies`).
 
-    An entry counts only while the stamp (size and mtime_ns) is the same. A file that cannot be
-    parsed is rebuilt: the cache is only ever a saving of time.
+    An entry counts only while the stamp (size and mtime_ns) is the same, and only where the bytes
+    could be read: that they could not says something about the disk, not about the image. A file
+    that cannot be parsed is rebuilt: the cache is only ever a saving of time.
 
     Args:
         root: absolute path of the data.
@@ -52,10 +53,13 @@ class Manifest:
     def lookup(self, file: str, stamp: str) -> tuple[str, str | None] | None:
         """Returns (hash, fault or None) of a file whose stamp has not changed, else None."""
         entry = self.images.get(file)
-        return (entry[1], entry[2]) if entry and entry[0] == stamp else None
+        return (entry[1], entry[2]) if entry and entry[0] == stamp and entry[1] else None
 
     def store(self, file: str, stamp: str, digest: str, reason: str | None, small: str) -> None:
-        """Remembers the hash, the fault and the digest of the preview of a file."""
+        """Remembers the hash, the fault and the digest of the preview of a file.
+
+        Without a hash (the bytes could not be read) only for this run: it is not written down.
+        """
         self.images[file] = [stamp, digest, reason, small, ""]
         self.dirty = True
 
@@ -77,7 +81,7 @@ class Manifest:
         content = {
             "version": _VERSION,
             "root": self.root,
-            "images": self.images,
+            "images": {file: entry for file, entry in self.images.items() if entry[1]},
             "labels": self.labels,
         }
         try:

@@ -125,8 +125,10 @@ def load_dataset(
         raise ConfigError(f"classes must be a tuple of names, not the string '{classes}'")
     offered, manifest = open_source(source, data_dir, cache_dir)
     offered = offered.restrict(classes)
+    # First of all: how bad a copy is depends on which split is the test.
+    given, made = _renamed(offered.splits, amounts)
     try:
-        given, skipped = check(offered.splits, manifest, on_bad_image)
+        given, skipped = check(given, manifest, on_bad_image)
         copies.mark(given, manifest)
     finally:
         unsaved = manifest.save()
@@ -137,7 +139,7 @@ def load_dataset(
             f"{skipped[0]['file']}: {skipped[0]['reason']}"
         )
     warnings += copies.check_copies(given)
-    parts, made = _cut(given, len(offered.class_names), amounts, seed, offered, warnings)
+    parts = _cut(given, made, amounts, seed, offered.class_names, warnings)
     if per_class:
         parts["train"] = _limit(parts["train"], per_class, seed, offered.class_names, warnings)
         made["train"] += f"; {per_class} per class (by content hash, seed {seed})"
@@ -213,16 +215,16 @@ def _renamed(given, amounts):
     return given, made
 
 
-def _cut(given, classes, amounts, seed, offered, warnings):
-    """Fills in the missing splits; returns the three splits and how each was made."""
-    given, made = _renamed(given, amounts)
+def _cut(given, made, amounts, seed, class_names, warnings):
+    """Fills in the missing splits, and in `made` how; returns all three."""
+    classes = len(class_names)
     train = given["train"]
     pool = np.bincount(train.labels, minlength=classes)
     fractions = [amounts[n] for n in ("val", "test") if n not in given]
     if all(isinstance(f, float) for f in fractions) and sum(fractions) >= 1:
         raise ConfigError(f"data_splits: {dict(amounts)} leaves nothing to train on")
     if not pool.all():
-        empty = listing(offered.class_names[i] for i in np.flatnonzero(pool == 0))
+        empty = listing(class_names[i] for i in np.flatnonzero(pool == 0))
         raise DataError(f"no usable training images of class {empty}")
     parts = dict(given)
     for name, cut_seed in (("test", _TEST_SEED), ("val", seed)):
@@ -242,12 +244,12 @@ def _cut(given, classes, amounts, seed, offered, warnings):
         )
         lacking = np.flatnonzero(np.bincount(parts[name].labels, minlength=classes) == 0)
         if lacking.size:
-            names = listing(offered.class_names[i] for i in lacking)
+            names = listing(class_names[i] for i in lacking)
             warnings.append(f"{name} has no images of {names}: too few different images")
         if not len(parts[name]):
             raise DataError(f"{name}: no image can be cut from {pool.sum()} training images")
     parts["train"] = train
-    return parts, made
+    return parts
 
 
 def _limit(split: Split, per_class: int, seed: int, class_names, warnings) -> Split:

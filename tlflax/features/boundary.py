@@ -4,6 +4,7 @@ Everything below the lowest trained block is a pure function of the pixels (stor
 statistics, no dropout), so training on its stored output is the same training.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -92,10 +93,15 @@ def fill(
     began = time.monotonic()
     store.refresh()
     damaged = store.damaged(keys)
-    todo = _first_of_each(keys, store.missing(keys))
+    missing = store.missing(keys)
+    if len(missing) < len(keys):
+        # Reading is using too: what is read must not be the first to be evicted.
+        with contextlib.suppress(OSError):
+            store.touch()
+    todo = _first_of_each(keys, missing)
     total = len(todo)
     if todo:
-        store.reserve(total)
+        store.reserve(total, keys)
     while todo:
         _fill_segments(store, keys, todo, source(todo, rows), prefix, rows, progress, total)
         # Damaged rows that come back from the disk, or rows evicted meanwhile: look again.

@@ -1,17 +1,16 @@
 """Features of images on disk, shared by all runs: a folder of segments, looked up by image.
 
 A store belongs to one frozen prefix (see `tlflax.features.identity`) and holds one row for each
-image that has ever been run through it, whatever the split, the run or the seed. Segments are
-only ever added, so any number of processes may read and fill a store at the same time; at worst
-a row is there twice.
+image that has ever been run through it, whatever the split, the run or the seed. Segments never
+change: they are added, and deleted where room is needed (who has them open can still read them), so
+any number of processes may read and fill a store at the same time; at worst a row is there twice.
 """
 
+import contextlib
 import itertools
 import json
 import os
-import shutil
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ import numpy as np
 from tlflax.atomic import replacing
 from tlflax.features import segment
 from tlflax.features.segment import Segment
+from tlflax.features.space import IDENTITY, evict, free, gigabytes, size
 
-# A store that was touched within this time is taken to be in use, and not evicted.
-_IN_USE_SECONDS = 600.0
 # Left free on the disk, whatever the budget says.
 _SPARE_BYTES = 2**30
 # Without a folder that can be written to, features up to this size are kept in memory.
 MEMORY_BYTES = 2**30
-_IDENTITY = "identity.json"
 # Pages of a mapped file count as this process' memory until they are given back. The system maps
 # neighbours of a page along with it: several times this may be held.
 _RELEASE_BYTES = 8 * 2**20
@@ -66,6 +63,7 @@ class Store:
         self._segments: list[Segment] = []
         self._known: dict[str, int] = {}
         self._where: dict[bytes, tuple[int, int]] = {}
+        self._handed_out: set[int] = set()
 
     @property
     def row_bytes(self) -> int:
@@ -96,16 +94,16 @@ class Store:
             if not all(self._segments[s].sound(row) for _, row in group):
                 bad.add(s)
             self._segments[s].release()
-        lost = [key for key, (s, _) in self._where.items() if s in bad]
-        for key in lost:
-            del self._where[key]
-        for name, s in self._known.items():
-            if s in bad:
-                (self.folder / name).unlink(missing_ok=True)
-        return len(lost)
+        return self._delete(bad)
 
-    def reserve(self, rows: int) -> None:
-        """Makes room for ``rows`` more; stores that were not used for longest go first.
+    def reserve(self, rows: int, wanted: Iterable[bytes] = ()) -> None:
+        """Makes room for ``rows`` more.
+
+        Stores that were not used for longest go first; then own rows that nobody asks for.
+
+        Args:
+          rows: how many.
+          wanted: keys of own rows that are to stay.
 
         Raises:
           StoreFull: there is no room.
@@ -113,28 +111,69 @@ class Store:
         needed = rows * self.row_bytes
         if needed > self.budget_bytes:
             raise StoreFull(
-                f"they need {_gigabytes(needed)}, more than cache_gb "
+                f"they need {gigabytes(needed)}, more than cache_gb "
                 f"({self.budget_bytes / 2**30:g} GB)"
             )
-        sizes = {p: _size(p) for p in _stores(self.root)}
-        for path in sorted(sizes, key=_last_used):
-            if sum(sizes.values()) + needed <= self.budget_bytes:
-                break
-            if path != self.folder and time.time() - _last_used(path) > _IN_USE_SECONDS:
-                # Who still reads it keeps his open files.
-                shutil.rmtree(path, ignore_errors=True)
-                del sizes[path]
-        if sum(sizes.values()) + needed > self.budget_bytes:
+        taken = evict(self.root, self.folder, self.budget_bytes - needed)
+        over = taken + needed - self.budget_bytes
+        if over > 0 and over > self._shed(wanted, over):
+            own = size(self.folder)
+            blocking = (
+                f"other features in {self.root} are in use"
+                if taken > own
+                else f"{gigabytes(own)} of the same frozen blocks are in use"
+            )
             raise StoreFull(
-                f"they need {_gigabytes(needed)} and other features in {self.root} are in use; "
+                f"they need {gigabytes(needed)} and {blocking}; "
                 f"raise cache_gb (now {self.budget_bytes / 2**30:g})"
             )
-        free = _free(self.root)
-        if free is not None and free < needed + _SPARE_BYTES:
+        left = free(self.root)
+        if left is not None and left < needed + _SPARE_BYTES:
             raise StoreFull(
-                f"they need {_gigabytes(needed)}, and the disk of {self.root} has "
-                f"{_gigabytes(free)} left (set TLFLAX_CACHE to a folder on another disk)"
+                f"they need {gigabytes(needed)}, and the disk of {self.root} has "
+                f"{gigabytes(left)} left (set TLFLAX_CACHE to a folder on another disk)"
             )
+
+    def _shed(self, wanted: Iterable[bytes], over: int) -> int:
+        """Deletes own segments that hold nothing wanted, oldest first; returns bytes set free.
+
+        Nothing is deleted where that would not suffice. Rows that were handed out stay: this run
+        will want them again.
+
+        Args:
+          wanted: keys of rows that are to stay.
+          over: bytes that suffice.
+        """
+        kept = {self._where[key][0] for key in wanted if key in self._where} | self._handed_out
+        old = []
+        for name, s in self._known.items():
+            if s >= 0 and s not in kept:
+                with contextlib.suppress(OSError):  # evicted by another process in this moment
+                    found = (self.folder / name).stat()
+                    old.append((found.st_mtime_ns, s, found.st_size))
+        if sum(count for _, _, count in old) < over:
+            return 0
+        freed = 0
+        for _, s, count in sorted(old):
+            if freed >= over:
+                break
+            self._delete({s})
+            # Without its map: only then is the space given back.
+            nothing = segment.pack([], np.empty((0, *self.shape), np.float32), self.dtype)
+            self._segments[s] = Segment(nothing, self.dtype)
+            freed += count
+        return freed
+
+    def _delete(self, segments: Set[int]) -> int:
+        """Forgets segments and deletes their files; returns how many rows that loses."""
+        lost = [key for key, (s, _) in self._where.items() if s in segments]
+        for key in lost:
+            del self._where[key]
+        for name, s in self._known.items():
+            if s in segments:
+                with contextlib.suppress(OSError):  # read-only: they stay, for others to find
+                    (self.folder / name).unlink(missing_ok=True)
+        return len(lost)
 
     def append(self, keys: Sequence[bytes], rows: np.ndarray) -> None:
         """Adds rows ``[len(keys), *shape]`` as a segment of their own.
@@ -172,7 +211,7 @@ class Store:
           OSError: the folder cannot be written to.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / _IDENTITY
+        path = self.folder / IDENTITY
         if path.exists():
             os.utime(path)
             return
@@ -182,6 +221,7 @@ class Store:
     def find(self, keys: Sequence[bytes]) -> "Features":
         """The rows of ``keys``, in that order; all of them must be there."""
         places = np.array([self._where[key] for key in keys], np.int64).reshape(-1, 2)
+        self._handed_out |= set(places[:, 0].tolist())
         return Features(self._segments, places[:, 0], places[:, 1], self.shape)
 
     def _add(self, found: Segment) -> int:
@@ -249,52 +289,3 @@ class Features:
             self._read = 0
             for part in self._segments:
                 part.release()
-
-
-def contents(root: Path) -> list[dict[str, Any]]:
-    """What is stored: folder, bytes, seconds since the epoch of last use, identity."""
-    found = []
-    for path in _stores(root):
-        try:
-            identity = json.loads((path / _IDENTITY).read_text())
-        except (OSError, ValueError):
-            identity = {}
-        found.append(
-            {"folder": path, "bytes": _size(path), "used": _last_used(path), "identity": identity}
-        )
-    return found
-
-
-def _stores(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.glob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # evicted by another process in this moment
-            continue
-    return total
-
-
-def _last_used(folder: Path) -> float:
-    try:
-        return (folder / _IDENTITY).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _free(folder: Path) -> int | None:
-    """Free bytes of the disk that ``folder`` is on, or would be."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 2**30:.2g} GB"

@@ -4,11 +4,12 @@ What happens inside a stage is in `tlflax.train.stage_run`.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlflax.errors import DataError
+from tlflax.errors import ConfigError, DataError
 from tlflax.model import Model
 from tlflax.policy.policy import Policy
 from tlflax.policy.stage import Stage
@@ -39,7 +40,10 @@ class Job:
       select: what makes an evaluation better: ``accuracy`` or ``loss`` (see `progress.score`).
       fingerprint: of the data; a checkpoint made with other data is refused.
       origins: where weights and images come from, in words, for TensorBoard.
+      weights: SHA-256 of the pretrained weights' file, or ``none``; a checkpoint that began with
+        others is refused.
       say: prints a line for people.
+      began: when this session's part of it began, by the monotonic clock.
     """
 
     model: Model
@@ -55,30 +59,43 @@ class Job:
     select: str = "accuracy"
     fingerprint: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weights: str = "none"
     say: Callable[[str], None] = print
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What came out: the best variables by validation, and how it went."""
+    """What came out: the best variables by validation, and how it went.
+
+    ``earlier`` is what earlier sessions took, in seconds.
+    """
 
     variables: dict[str, Any]
     best: dict[str, Any]
     history: list[dict[str, Any]]
     stages: list[dict[str, Any]]
+    earlier: float = 0.0
 
 
 def train(job: Job) -> Outcome:
     """Runs all stages, or what is left of them if ``job.folder`` holds a checkpoint."""
     with Checkpoints(job.folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step
-        variables, progress = job.variables, Progress(fingerprint=job.fingerprint)
+        variables = job.variables
+        progress = Progress(fingerprint=job.fingerprint, weights=job.weights)
         if step is not None:
             progress = Progress(**checkpoints.meta(step))
             if progress.fingerprint != job.fingerprint:
                 raise DataError(
                     f"the images have changed since {job.folder} was begun (or their cut into "
                     "splits): put them back to resume, or use a new --workdir"
+                )
+            if progress.weights not in (job.weights, ""):
+                raise ConfigError(
+                    f"the pretrained weights have changed since {job.folder} was begun (SHA-256 "
+                    f"{progress.weights[:12]} -> {job.weights[:12]}): put the old file back to "
+                    "resume, or use a new --workdir"
                 )
             variables = checkpoints.variables(step, job.variables)
             job.say(f"resuming at step {step} in stage {job.stages[progress.stage].name!r}")
@@ -93,4 +110,6 @@ def train(job: Job) -> Outcome:
                 if progress.stage + 1 == len(job.stages):
                     break
                 progress.next_stage()
-        return Outcome(variables, progress.best, progress.history, progress.results)
+        return Outcome(
+            variables, progress.best, progress.history, progress.results, progress.earlier
+        )

@@ -49,6 +49,10 @@ class Progress:
       digest: of the frozen leaves at the start of this stage.
       results: for each finished stage, its line of the report.
       fingerprint: of the data.
+      weights: SHA-256 of the file of the pretrained weights, ``none`` without; empty in checkpoints
+        of versions that did not write it down.
+      earlier: seconds that earlier sessions took, from the start of the training to their last
+        checkpoint.
     """
 
     stage: int = 0
@@ -65,6 +69,8 @@ class Progress:
     digest: str = ""
     results: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     fingerprint: str = ""
+    weights: str = ""
+    earlier: float = 0.0
 
     @property
     def global_step(self) -> int:

@@ -222,6 +222,7 @@ class StageRun:
     def _save(self, rank: float) -> None:
         self.progress.seconds = self._seconds()
         meta = dataclasses.asdict(self.progress)
+        meta["earlier"] += time.monotonic() - self.job.began
         full = merge(jax.device_get({**self.state, "opt_state": None}), self.frozen)
         training = {**_counters(self.state), "origin": self.origin}
         self.checkpoints.save(self.progress.global_step, full, training, meta, rank)

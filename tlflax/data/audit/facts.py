@@ -80,12 +80,12 @@ def look(data: bytes, facts: Facts) -> np.ndarray | None:
         facts.format = "JPEG" if image.format == "MPO" else image.format or ""
         facts.mode = image.mode
         facts.orientation = image.getexif().get(ORIENTATION, 1)
-        # A phone's MPO is one photo with a preview or a depth map behind it.
-        facts.moving = image.format != "MPO" and getattr(image, "is_animated", False)
         facts.deep = _deep(data, image)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             low, _ = image.convert("RGBA").getchannel("A").getextrema()
             facts.clear = low < 255  # pyright: ignore[reportOperatorIssue]
+        # Last: where it fails the image is in no order any more.
+        facts.moving = _moving(image)
     facts.height, facts.width = pixels.shape[:2]
     facts.low, facts.high = int(pixels.min()), int(pixels.max())
     h = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -132,6 +132,17 @@ def _thumb(pixels: np.ndarray) -> np.ndarray:
         pixels = cv2.resize(pixels, larger, interpolation=cv2.INTER_LINEAR)
     small = cv2.resize(pixels, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+
+
+def _moving(image: Image.Image) -> bool:
+    # A phone's MPO is one photo with a preview or a depth map behind it.
+    if image.format == "MPO":
+        return False
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # Pillow's plugins raise nearly anything on damaged bytes.
+        # Cut off behind the first frame, which has been decoded, inside the header of the next.
+        return True
 
 
 def _deep(data: bytes, image: Image.Image) -> bool:

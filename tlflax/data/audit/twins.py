@@ -37,6 +37,8 @@ _FLAT = 3.0
 # Hashes compared at a time (8 bytes each: they should stay in the processor's cache), and pairs of
 # thumbnails.
 _ELEMENTS, _PAIRS = 2**18, 16_384
+# Thumbnails whose contrast is computed at a time.
+_BLOCK = 512
 # More pairs than that are no list any more; the search ends there.
 MOST_PAIRS = 200_000
 _BLUR = 2.0
@@ -62,7 +64,11 @@ def identical(facts: Sequence[Facts]) -> list[list[int]]:
 def comparable(facts: Sequence[Facts], thumbs: np.ndarray) -> np.ndarray:
     """Returns the positions of images that are large enough and not flat, int [M]."""
     usable = [f.fault is None and min(f.width, f.height) >= SMALLEST for f in facts]
-    flat = thumbs.reshape(len(thumbs), -1).std(axis=1) < _FLAT
+    flat = np.zeros(len(thumbs), bool)
+    # Not all at once: numpy computes it in 8 bytes a pixel.
+    for start in range(0, len(thumbs), _BLOCK):
+        block = thumbs[start : start + _BLOCK]
+        flat[start : start + _BLOCK] = block.reshape(len(block), -1).std(axis=1) < _FLAT
     return np.flatnonzero(np.asarray(usable, bool) & ~flat)
 
 
