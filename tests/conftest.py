@@ -20,6 +20,28 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop("TLFLAX_TEST_PROGRAMS"), ignore_errors=True)
 
 
+def _listed() -> list[str]:
+    lines = (Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    listed = set(_listed())
+    found, files = set(), set()
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        files.add(name.partition("::")[0])
+        fits = listed & {name, name.partition("[")[0]}
+        if fits:
+            item.add_marker(pytest.mark.slow)
+            found |= fits
+    # A file of which only some tests were asked for says nothing.
+    lost = sorted(name for name in listed - found if name.partition("::")[0] in files)
+    if lost and len(files) > 50:
+        raise pytest.UsageError(f"tests/slow.txt names tests that there are not: {', '.join(lost)}")
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's caches: converted weights, downloads, Keras' files."""
