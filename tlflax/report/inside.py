@@ -92,45 +92,52 @@ def activations(
     if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
         raise ConfigError(f"channels must be a whole number from 1, got {channels!r}")
     columns, cell = 1 + channels, WIDTH / (1 + channels)
-    label, colours = 0.32, DARK if dark else LIGHT
+    label, side, colours = 0.32, 0.94 * cell, DARK if dark else LIGHT
     height = len(outputs) * (cell + label)
     stream = io.BytesIO()
     with drawing():
         figure = new_figure(WIDTH, height, colours)
+        # One for all pictures, in inches: axes of their own for each would take most of the time.
+        whole = figure.add_axes((0, 0, 1, 1))
+        whole.set_axis_off()
         for row, (name, values) in enumerate(outputs.items()):
-            bottom = 1 - (row + 1) * (cell + label) / height
+            bottom = height - (row + 1) * (cell + label)
 
-            def place(column: int, span: int = 1, bottom: float = bottom):
-                box = (column / columns, bottom, (span - 0.06) / columns, 0.94 * cell / height)
-                ax = figure.add_axes(box)
-                plain_axes(ax, colours)
-                ax.set_xticks([])
-                ax.set_yticks([])
-                return ax
+            def show(column: int, picture: np.ndarray, bottom: float = bottom) -> None:
+                left, scale = column * cell, side / max(picture.shape[:2])
+                x, y = left + scale * picture.shape[1], bottom + side - scale * picture.shape[0]
+                whole.imshow(
+                    picture, cmap="viridis", interpolation="nearest" if column else None,
+                    extent=(left, x, y, bottom + side), aspect="auto",
+                )  # fmt: skip
 
             shape = " x ".join(map(str, values.shape))
-            figure.text(
-                0, bottom + (cell + 0.06) / height, f"{shorten(name, 40)}   {shape}",
+            whole.text(
+                0, bottom + cell + 0.06, f"{shorten(name, 40)}   {shape}",
                 color=colours["ink"], fontsize=9, fontweight="bold",
             )  # fmt: skip
-            place(0).imshow(pixels)
+            show(0, pixels)
             if values.ndim == 3:
                 order = np.argsort(-values.var(axis=(0, 1)), kind="stable")[:channels]
                 for column, k in enumerate(order, start=1):
-                    ax = place(column)
-                    ax.imshow(values[..., k], cmap="viridis", interpolation="nearest")
-                    ax.text(
-                        0.03, 0.97, str(k), transform=ax.transAxes, va="top", fontsize=7,
+                    show(column, values[..., k])
+                    whole.text(
+                        (column + 0.03) * cell, bottom + 0.91 * cell, str(k), va="top", fontsize=7,
                         color="white", bbox={"facecolor": "#0008", "lw": 0, "pad": 1},
                     )  # fmt: skip
-            elif values.ndim == 2:
-                ax = place(1, channels)
+                continue
+            box = 1 / columns, bottom / height, (channels - 0.06) / columns, side / height
+            ax = figure.add_axes(box)
+            plain_axes(ax, colours)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if values.ndim == 2:
                 ax.imshow(values, cmap="viridis", aspect="auto", interpolation="nearest")
             else:
-                ax = place(1, channels)
                 x, y = np.arange(values.size), values.ravel()
                 ax.vlines(x, 0, y, colors=colours["train"], lw=0.7)
                 ax.axhline(0, color=colours["muted"], lw=0.6)
                 ax.margins(x=0.005)
+        whole.set(xlim=(0, WIDTH), ylim=(0, height))
         save(figure, stream)
     return stream.getvalue()
