@@ -58,7 +58,7 @@ def test_where_the_report_looks(tmp_path):
     assert run.results["grad_cam"] == {"endpoint": "block1_pool", "reason": None}
     assert run.results["activations"]["layers"] == ["block2_conv1", "block3_pool"]
     text = (tmp_path / "run" / "report.html").read_text()
-    assert "<code>block2_conv1</code> 8 x 8 x 64" in text
+    assert "<code>block2_conv1</code> 8 x 8 x 32" in text
 
 
 def test_other_weights_are_another_run(tmp_path, capsys):
