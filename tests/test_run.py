@@ -103,17 +103,23 @@ def test_killed_and_interrupted_in_both_stages_the_same_model_comes_out(referenc
     code, _ = interrupted(arguments, run, "first", 1, 0.013, signal.SIGKILL)
     assert code == -9
     assert not (run / "model.safetensors").exists()
-    code, err = interrupted(arguments, run, "first", 3, 0.011, signal.SIGTERM)
-    assert code == 143
-    assert err.splitlines()[-1] == "SIGTERM: saved; run the same command to go on"
-    code, _ = interrupted(arguments, run, "second", 3, 0.007, signal.SIGKILL)
-    assert code == -9
-    code, err = interrupted(arguments, run, "second", 5, 0.017, signal.SIGINT)
+    code, err = interrupted(arguments, run, "second", 3, 0.017, signal.SIGINT)
     assert code == 130
     assert "Traceback" not in err
     out = finish(arguments, run, reference[0])
     assert "resuming at step" in out
     assert "in stage 'second'" in out
+
+
+@pytest.mark.slow
+def test_terminated_in_the_first_stage_and_killed_in_the_second(reference, tmp_path):
+    run, arguments = tmp_path / "run", reference[1]
+    code, err = interrupted(arguments, run, "first", 3, 0.011, signal.SIGTERM)
+    assert code == 143
+    assert err.splitlines()[-1] == "SIGTERM: saved; run the same command to go on"
+    code, _ = interrupted(arguments, run, "second", 3, 0.007, signal.SIGKILL)
+    assert code == -9
+    finish(arguments, run, reference[0])
 
 
 def test_a_complete_run_is_left_alone(reference, monkeypatch, capsys):

@@ -250,7 +250,8 @@ def test_refused_in_one_line(make, file, arrays, good, weights, tmp_path, monkey
     assert not dest.parent.exists()
     with pytest.raises(ConvertError):
         load_weights(get(NAME), get(NAME).chain(), str(source))
-    assert os.listdir(os.environ["TLFLAX_CACHE"]) == []
+    # Nothing is kept of it; compiled programs may be there, if no test before has compiled any.
+    assert set(os.listdir(os.environ["TLFLAX_CACHE"])) <= {"compiled"}
 
 
 @pytest.mark.parametrize(
