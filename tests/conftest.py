@@ -35,6 +35,7 @@ def pytest_collection_modifyitems(items):
         fits = listed & {name, name.partition("[")[0]}
         if fits:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.long)
             found |= fits
     # A file of which only some tests were asked for says nothing.
     lost = sorted(name for name in listed - found if name.partition("::")[0] in files)

@@ -94,7 +94,6 @@ def test_first_transfer(tmp_path, monkeypatch):
     assert re.search(r"blok3_pool.*did you mean block3_pool", printed)
 
 
-@pytest.mark.slow
 def test_where_to_cut(tmp_path, monkeypatch):
     printed = execute("02_where_to_cut", tmp_path, monkeypatch)
     found = reports(tmp_path)
@@ -110,7 +109,6 @@ def test_where_to_cut(tmp_path, monkeypatch):
     assert chosen == f"{accuracy[max(validation, key=validation.__getitem__)]:.4f}"
 
 
-@pytest.mark.slow
 def test_your_own_keras_cnn(tmp_path, monkeypatch):
     printed = execute("03_your_own_keras_cnn", tmp_path, monkeypatch)
     report = reports(tmp_path)["shoes"]
@@ -126,7 +124,6 @@ def test_your_own_keras_cnn(tmp_path, monkeypatch):
     assert "set preprocessing='unit'" in printed
 
 
-@pytest.mark.slow
 def test_reading_a_report(tmp_path, monkeypatch):
     printed = execute("04_reading_a_report", tmp_path, monkeypatch)
     found = reports(tmp_path)
