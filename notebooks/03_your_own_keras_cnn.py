@@ -56,7 +56,7 @@ leaves = keras.Sequential(
     [
         keras.Input((32, 32, 3)),
         keras.layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1"),
-        keras.layers.BatchNormalization(name="norm1"),
+        keras.layers.BatchNormalization(momentum=0.9, name="norm1"),
         keras.layers.ReLU(name="relu1"),
         keras.layers.MaxPooling2D(name="pool1"),
         keras.layers.Conv2D(32, 3, padding="same", activation="relu", name="conv2"),
