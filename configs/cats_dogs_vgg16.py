@@ -19,7 +19,8 @@ What the tutorial gets wrong, and what this does instead:
   - The augmentation layers are added after the head, where no image passes. A stage's ``augment``
     works on images here, before the network, and never in evaluation; there is no place after the
     head, so `literal` has no augmentation, which is what those layers amount to.
-  - block5 is tuned by Adam at its default rate together with a random head. Here the head
+  - block5 is tuned by Adam at its default rate (the text says RMSprop, very low) together with a
+    random head. Here the head
     converges first, then both go on at 1e-5. (In block5_aug the head's stage sees plain images,
     whose features are computed once.)
 

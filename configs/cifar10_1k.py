@@ -24,7 +24,9 @@ What the tutorial gets wrong, and what this does instead: all networks get pixel
 VGG16 and ResNet50 want BGR minus the channel means and MobileNetV2 -1..1. Networks bring their own
 preparation here; ``preprocessing='unit'`` is needed to have it wrong, and is warned of.
 
-Data: ``tfds:cifar10`` by default, or your own folder with ``--config.data=folder:PATH``.
+Data: ``tfds:cifar10`` by default, or your own folder with ``--config.data=folder:PATH``; of every
+class 80 images train (``--config.per_class``; 0 for all), 200 images in all validate
+(``--config.data_splits.val``, a number of images here); ``binary`` wants classes cat and dog.
 
 Measured on CIFAR-10 images saved as JPEG (800 train, 200 validate; 1,000 test images), November
 2026, with ``mobilenet_v2_0.35`` and its real ImageNet weights in the place of VGG16, whose weights
@@ -141,5 +143,9 @@ def get_config(arg: str = ""):
     if name == "study_networks":
         chosen = (networks or NETWORKS).split(",")
         sizes = {n: max(config.image_size, get(n).min_size) for n in chosen}
-        config.runs = tuple({"name": n, "backbone": n, "image_size": s} for n, s in sizes.items())
+        # Enlarged only where the network needs it, so that --config.image_size is for all others.
+        config.runs = tuple(
+            {"name": n, "backbone": n} | ({"image_size": s} if s > config.image_size else {})
+            for n, s in sizes.items()
+        )
     return config

@@ -1,6 +1,6 @@
 """Downloads a catalogue dataset and prepares it for ``--config.data=tfds:NAME``.
 
-    pip install 'tlflax[tf]'
+    pip install -e '.[tf]'
     python scripts/prepare_data.py NAME[/CONFIG] [--data-dir DIR]
 
 Needs TensorFlow, which most catalogue datasets use to prepare themselves; training reads the
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", help="default: $TFDS_DATA_DIR or ~/tensorflow_datasets")
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("tensorflow") is None:
-        return _fail("preparing needs TensorFlow: pip install 'tlflax[tf]' (training does not)")
+        return _fail("preparing needs TensorFlow: pip install -e '.[tf]' (training does not)")
     import tensorflow_datasets as tfds
 
     from tlflax.errors import suggest

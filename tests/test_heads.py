@@ -54,7 +54,7 @@ def test_parameters_are_those_that_keras_prints():
 
 
 def test_other_numbers_of_classes_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="one unit, for two classes; there are 3: leave it out"):
+    with pytest.raises(ConfigError, match="one unit, for two classes; there are 3: set output="):
         tl.classifier("glyph_cnn", classes=3, output="sigmoid")
     with pytest.raises(ConfigError, match="unknown output 'sigmiod'; did you mean sigmoid"):
         tl.classifier("glyph_cnn", classes=2, output="sigmiod")

@@ -285,13 +285,32 @@ def test_food101_validation_images_of_tfds_are_the_test_images(tmp_path):
     assert all(f.startswith("test/") for f in data.test.files) and len(data.val) == 6
 
 
-def test_split_names_that_have_no_meaning(tmp_path):
+def test_literal_recipes_take_every_layout_of_a_folder(tmp_path):
+    # Keras' own cats and dogs have validation images and no test images.
     folder = tiny.write_stripes(tmp_path / "d", {"train": 9, "val": 4})
-    with pytest.raises(ConfigError, match="val='test', but the data has validation images"):
-        load_dataset(f"folder:{folder}", splits={"val": "test"})
+    for splits in ({"val": "test"}, {"val": "test", "test": "val"}):
+        data = load_dataset(f"folder:{folder}", splits=splits)
+        assert data.val.files == data.test.files and len(data.test) == 12 and data.chosen_on_test
+        assert all(f.startswith("val/") for f in data.test.files)
+    # With both, the test images are what the tutorials validate on.
+    folder = tiny.write_stripes(tmp_path / "e", {"train": 9, "val": 4, "test": 3})
+    data = load_dataset(f"folder:{folder}", splits={"val": "test"})
+    assert data.val.files == data.test.files and len(data.test) == 9
+    assert any("own 12 validation images are left out" in w for w in data.warnings)
+    # With neither, a fifth of the images.
+    folder = tiny.write_stripes(tmp_path / "f", {"train": 10})
+    data = load_dataset(f"folder:{folder}", splits={"val": 3, "test": "val"})
+    assert (len(data.test), len(data.val), len(data.train)) == (6, 3, 21)
+
+
+def test_numbers_that_a_command_line_leaves_as_text(tmp_path):
+    folder = tiny.write_stripes(tmp_path / "d", {"train": 10})
+    data = load_dataset(f"folder:{folder}", splits={"val": "0.1", "test": "6"})
+    assert (len(data.test), len(data.val)) == (6, 3)
+
+
+def test_split_names_that_have_no_meaning(tmp_path):
     other = tiny.write_stripes(tmp_path / "e", {"train": 9})
-    with pytest.raises(ConfigError, match="test='val', but the data has no validation images"):
-        load_dataset(f"folder:{other}", splits={"test": "val"})
     with pytest.raises(ConfigError, match="val='tset' is neither a fraction"):
         load_dataset(f"folder:{other}", splits={"val": "tset"})
 

@@ -23,8 +23,8 @@ def check_head(pool: str, activation: str, dropout: float, output: str, classes:
         raise ConfigError(f"unknown output {output!r}{suggest(output, OUTPUTS)} (softmax, sigmoid)")
     if output == "sigmoid" and classes != 2:
         raise ConfigError(
-            f"output='sigmoid' is one unit, for two classes; there are {classes}: leave it out "
-            "(softmax)"
+            f"output='sigmoid' is one unit, for two classes; there are {classes}: set "
+            "output='softmax'"
         )
     if pool not in POOLS:
         raise ConfigError(f"unknown head {pool!r}{suggest(pool, POOLS)} (gap or flatten)")

@@ -76,7 +76,7 @@ def test_without_tensorflow_the_message_says_what_to_install(folder, monkeypatch
         run_command(main)
     assert stop.value.code == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "pip install 'tlflax[tf]'" in said and str(folder) in said
+    assert said.count("\n") == 1 and "pip install -e '.[tf]'" in said and str(folder) in said
 
 
 def test_incomplete_folders_are_refused_before_tensorflow_is_looked_for(folder, monkeypatch):

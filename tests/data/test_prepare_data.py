@@ -18,7 +18,7 @@ def test_without_tensorflow_one_line_says_what_to_install(script, monkeypatch, c
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert script.main(["cifar10"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "pip install 'tlflax[tf]'" in error
+    assert error.count("\n") == 1 and "pip install -e '.[tf]'" in error
 
 
 def test_unknown_name_suggests(script, monkeypatch, capsys):

@@ -48,7 +48,7 @@ def _kaggle(source: Source) -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        raise ConvertError(f"{source.url} needs kagglehub: pip install 'tlflax[tf]'") from error
+        raise ConvertError(f"{source.url} needs kagglehub: pip install -e '.[tf]'") from error
     try:
         return Path(kagglehub.model_download(handle))
     except Exception as error:  # see above

@@ -54,7 +54,7 @@ def _run(path: Path, images: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise ConvertError(
-            f"reading the SavedModel folder {path} needs TensorFlow: pip install 'tlflax[tf]'"
+            f"reading the SavedModel folder {path} needs TensorFlow: pip install -e '.[tf]'"
         )
     with tempfile.TemporaryDirectory() as scratch:
         out, given = Path(scratch) / "out.npz", Path(scratch) / "images.npy"

@@ -104,9 +104,11 @@ def load_dataset(
         splits: what to cut from the training images where the source has no such split: a
             fraction of them or a number of images. Default: a fifth each for val and test.
             ``test="val"`` makes the source's own validation images the test images, where it
-            has no test split (Food-101 in tfds). ``val="test"`` takes the test images for
-            validation, as many tutorials do, with a warning: a result chosen on its test images
-            is no estimate. Both together: the source's validation images are both.
+            has no test split (Food-101 in tfds), and is a fifth where it has neither.
+            ``val="test"`` takes the test images for validation, as many tutorials do, with a
+            warning: a result chosen on its test images is no estimate. Where the source has
+            validation images only, they are both; where it has both, its own validation images
+            are left out.
         seed: decides which images become validation and, with `per_class`, training images.
         on_bad_image: 'error', or 'skip' to leave out (and record) what cannot be decoded.
         data_dir: where catalogue datasets lie; default $TFDS_DATA_DIR or
@@ -126,13 +128,14 @@ def load_dataset(
     offered, manifest = open_source(source, data_dir, cache_dir)
     offered = offered.restrict(classes)
     # First of all: how bad a copy is depends on which split is the test.
-    given, made = _renamed(offered.splits, amounts)
+    warnings = list(offered.warnings)
+    given, made = _renamed(offered.splits, amounts, warnings)
     try:
         given, skipped = check(given, manifest, on_bad_image)
         copies.mark(given, manifest)
     finally:
         unsaved = manifest.save()
-    warnings = list(offered.warnings) + ([unsaved] if unsaved else [])
+    warnings += [unsaved] if unsaved else []
     if skipped:
         warnings.append(
             f"{len(skipped)} images were left out (on_bad_image=skip), e.g. "
@@ -192,26 +195,40 @@ def _amounts(splits: Mapping[str, float | int | str] | None) -> dict[str, Any]:
                 f"data_splits: '{name}' is not val or test{suggest(name, _DEFAULT_SPLITS)}"
             )
         if (name, amount) not in (("val", "test"), ("test", "val")):
-            cutting.check_amount(name, amount)
+            amounts[name] = _number(amount)
+            cutting.check_amount(name, amounts[name])
     return amounts
 
 
-def _renamed(given, amounts):
+def _number(amount: Any) -> Any:
+    """A number that a command line has left a text, because its default is one ("val")."""
+    if not isinstance(amount, str):
+        return amount
+    for kind in (int, float):
+        try:
+            return kind(amount)
+        except ValueError:
+            continue
+    return amount
+
+
+def _renamed(given, amounts, warnings):
     """Given splits under the names that `amounts` wants them to have, and how they were made."""
-    made = dict.fromkeys(given, "given")
-    if amounts["test"] == "val" and "test" not in given:
-        if "val" not in given:
-            raise ConfigError(
-                "data_splits: test='val', but the data has no validation images of its own; give "
-                "a fraction (0.2) or a number of images"
-            )
-        every = np.arange(len(given["val"]))
-        given = {"train": given["train"], "test": given["val"].subset(every, "test")}
+    made, given = dict.fromkeys(given, "given"), dict(given)
+    # Where the only images besides the training ones are called validation images.
+    wanted = amounts["test"] == "val" or amounts["val"] == "test"
+    if wanted and "val" in given and "test" not in given:
+        val = given.pop("val")
+        given["test"] = val.subset(np.arange(len(val)), "test")
         made = {"train": "given", "test": "the source's validation images"}
+    if amounts["test"] == "val":
+        amounts["test"] = _DEFAULT_SPLITS["test"]  # used where the source has neither
     if amounts["val"] == "test" and "val" in given:
-        raise ConfigError(
-            "data_splits: val='test', but the data has validation images of its own; leave it out"
+        warnings.append(
+            f"the source's own {len(given.pop('val'))} validation images are left out "
+            "(data_splits: val='test'); leave val='test' out to use them"
         )
+        made.pop("val")
     return given, made
 
 
