@@ -36,7 +36,7 @@ interval, and seconds on two CPU cores shared with other jobs:
 
 The state is chosen by validation loss since a first run, chosen by accuracy, had taken epoch 2 of
 12 (.920 of the 200 validation images, .833 of the test images). InceptionV3 itself ran at random
-weights for an epoch a stage only (8 photos a class): that says that it runs, nothing of accuracy.
+weights for an epoch a stage only (24 photos): that says that it runs, nothing of accuracy.
 The tutorial's table has a row "from scratch": ``--config.baseline=True``.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
