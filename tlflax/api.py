@@ -6,15 +6,14 @@ from typing import Any
 
 from tlflax.convert.store import Weights
 from tlflax.data.source import Dataset, load_dataset
-from tlflax.errors import ConfigError, suggest
+from tlflax.errors import ConfigError
 from tlflax.inside import Inside
 from tlflax.model import Architecture, Model
 from tlflax.open_model import open_model
+from tlflax.photos import Photos
 from tlflax.policy.policy import table
 from tlflax.policy.stage import Stage, make_stage
-from tlflax.result import Picture, Run
-
-_SPLITS = ("train", "val", "test")
+from tlflax.result import Run
 
 
 class Classifier(Inside):
@@ -70,60 +69,6 @@ class Classifier(Inside):
         if image_size and not self._sized and image_size != model.architecture.image_size:
             model = model.resized(image_size)
         return model.with_classes(data.class_names)
-
-
-class Photos(Dataset):
-    """A dataset that remembers at which size it is meant to be shown to a network."""
-
-    image_size: int = 0
-
-    def show(
-        self,
-        *,
-        augment: str = "",
-        split: str = "train",
-        images: int = 0,
-        columns: int = 6,
-        seed: int = 0,
-    ) -> Picture:
-        """Shows some images, spread over the classes, or what an augmentation makes of them.
-
-        Args:
-          augment: as in a stage, e.g. ``"flip_crop"``: each row is then one training image and
-            random versions of it, at the dataset's ``image_size`` (224 without one).
-          split: ``train``, ``val`` or ``test``.
-          images: how many; by default 24, and 4 with ``augment``. Without ``augment`` rounded up
-            to whole rows.
-          columns: pictures in a row.
-          seed: decides which images are shown, and how they are changed.
-
-        Raises:
-          ConfigError: an argument is wrong; only training images are augmented.
-          DataError: there is no image in the split.
-        """
-        from tlflax.report import grid
-
-        if split not in _SPLITS:
-            raise ConfigError(
-                f"split {split!r} is not one of {', '.join(_SPLITS)}{suggest(split, _SPLITS)}"
-            )
-        for name, value, least in (("images", images, 0), ("columns", columns, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name} must be a whole number from 1, got {value!r}")
-        chosen, names = getattr(self, split), self.class_names
-        if not augment:
-            rows = -(-(images or 24) // columns)
-            picture = grid.samples(
-                chosen, names, size=self.image_size, rows=rows, columns=columns, seed=seed
-            )
-        elif split != "train":
-            raise ConfigError(f"split {split!r} is never augmented; leave out split or augment")
-        else:
-            size, rows = self.image_size or 224, images or 4
-            picture = grid.preview(
-                chosen, augment, size, rows=rows, columns=columns, seed=seed, class_names=names
-            )
-        return Picture(picture)
 
 
 def classifier(
