@@ -2,7 +2,7 @@ r"""VGG16 on cats and dogs: frozen, with augmentation, with its fifth block fine
 
     python -m tlflax.main --config configs/cats_dogs_vgg16.py:block5 --workdir runs/cats
 
-Variants (the Keras tutorial's steps):
+Variants (the Keras tutorial's steps; without one, frozen):
   frozen       features, Flatten, Dense 256, one sigmoid unit; Adam, 10 epochs
   frozen_aug   the same on flipped, rotated and zoomed images
   block5       frozen first, then everything from block5_conv1 at RMSprop 1e-5, 10 epochs
@@ -20,9 +20,8 @@ What the tutorial gets wrong, and what this does instead:
     works on images here, before the network, and never in evaluation; there is no place after the
     head, so `literal` has no augmentation, which is what those layers amount to.
   - block5 is tuned by Adam at its default rate (the text says RMSprop, very low) together with a
-    random head. Here the head
-    converges first, then both go on at 1e-5. (In block5_aug the head's stage sees plain images,
-    whose features are computed once.)
+    random head. Here the head converges first, then both go on at 1e-5. (In block5_aug the head's
+    stage sees plain images, whose features are computed once.)
 
 Measured on 1,000 photos (800 train, 200 validate; 400 test images), 150 px, November 2026, with
 ``mobilenet_v2_0.35`` and its real weights in VGG16's place, whose real weights are too large to
@@ -45,8 +44,10 @@ class folders with ``--config.data=folder:PATH``. The tutorial's 4,000 images a 
 ``--config.per_class=4000``.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
-  --config.head_epochs, head_lr, head_augment, tune_epochs, tune_lr, tune_augment
+  --config.head_epochs, head_lr, head_augment, tune_epochs, tune_lr, tune_optimizer,
+           tune_augment
   --config.tune="from block5_conv1"   the blocks of the second stage, for another --config.backbone
+Of ``beside``, the keys that `literal` names in this file stay its own when they are overridden.
 """
 
 from tlflax.config import base, variant
@@ -86,8 +87,7 @@ def get_config(arg: str = ""):
         config.tune_lr = 1e-5
         config.tune_optimizer = "rmsprop"
         config.tune_augment = "none"
-        for key, value in VARIANTS[variant(arg, VARIANTS)].items():
-            config[key] = value
+        config.update(VARIANTS[variant(arg, VARIANTS)])
     ref = config.get_ref
     config.stages = (
         {

@@ -4,7 +4,7 @@ r"""CIFAR-10 with 1,000 training images: from scratch, features, fine-tuning, ot
     python -m tlflax.main --config configs/cifar10_1k.py:study_ways --workdir runs/ways
 
 One run (the tutorial's cells): 800 images train, 200 validate (stratified, seed 42), the whole
-test split tests once.
+test split tests once. Without a variant, scratch.
   scratch        Conv 32, 64, 128 with pooling, Flatten, Dense 128, Dropout 0.5; Adam, 20 epochs
   vgg16          frozen VGG16, average, Dense 256, Dropout 0.5; Adam, 20 epochs
   vgg16_tune     10 epochs of the head, 10 of the last block as well at Adam 1e-5
@@ -54,6 +54,7 @@ images a class): that says that they run, nothing of accuracy.
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, scratch_epochs, scratch_lr
   --config.tune="from block5_conv1"   the blocks of the second stage, for another --config.backbone
+Of ``beside``, the keys that `literal` names in this file stay its own when they are overridden.
 """
 
 from tlflax.backbones.table import get
@@ -109,8 +110,7 @@ def get_config(arg: str = ""):
         config.tune_lr = 1e-5
         config.scratch_epochs = 20
         config.scratch_lr = 1e-3
-        for key, value in VARIANTS[name].items():
-            config[key] = value
+        config.update(VARIANTS[name])
     ref = config.get_ref
     scratch = (
         {

@@ -3,7 +3,8 @@ r"""Feature vectors of TensorFlow Hub on ten foods, 75 images of each: as they a
     python -m tlflax.main --config configs/food101_10pct.py:resnet50_v2 --workdir runs/food
     python -m tlflax.main --config configs/food101_10pct.py:both --workdir runs/both
 
-Variants: NETWORK is resnet50_v2 or efficientnet_b0, the tutorial's two feature vectors.
+Variants: NETWORK is resnet50_v2 (without a variant) or efficientnet_b0, the tutorial's two feature
+vectors.
   NETWORK              as it is: feature vector (frozen), one Dense layer; Adam, 5 epochs
   NETWORK_fine_tuned   then 5 epochs of its last quarter as well, at a tenth of the rate
   NETWORK_full         then 5 epochs of all of it, from the pretrained start, at a tenth of the rate
@@ -42,6 +43,7 @@ nothing of accuracy.
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr
   --config.tune="last 25%"   the blocks of the second stage, for another --config.backbone
+Of ``beside``, the keys that `literal` names in this file stay its own when they are overridden.
 """
 
 from tlflax.config import base, variant
@@ -88,8 +90,7 @@ def get_config(arg: str = ""):
         config.tune = "last 25%"
         config.tune_epochs = 0
         config.tune_lr = 1e-4
-        for key, value in VARIANTS[variant(arg, VARIANTS)].items():
-            config[key] = value
+        config.update(VARIANTS[variant(arg, VARIANTS)])
     ref = config.get_ref
     config.stages = (
         {

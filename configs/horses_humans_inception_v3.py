@@ -2,7 +2,7 @@ r"""InceptionV3 cut at ``mixed7`` on horses and humans: frozen, then fine-tuned 
 
     python -m tlflax.main --config configs/horses_humans_inception_v3.py:tune --workdir runs/horses
 
-Variants (the Keras tutorial's steps):
+Variants (the Keras tutorial's steps; without one, frozen):
   frozen    mixed7, Flatten, Dense 1024, Dropout 0.2, one sigmoid unit; RMSprop 1e-4; images turned,
             shifted, sheared, zoomed and flipped as by ImageDataGenerator; until 98 % of the
             validation images are right, at most 100 epochs
@@ -41,8 +41,10 @@ The tutorial's table has a row "from scratch": ``--config.baseline=True``.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.target="val_accuracy>=0.98"   when the first stage ends
+  --config.head_patience="patience=10", tune_patience   and when nothing better comes
   --config.head_epochs, head_lr, tune_epochs, tune_lr, augment
   --config.tune="from mixed6"            with --config.endpoint, for another --config.backbone
+Of ``beside``, the keys that `literal` names in this file stay its own when they are overridden.
 """
 
 from tlflax.config import base, variant
@@ -95,8 +97,7 @@ def get_config(arg: str = ""):
         config.tune_epochs = 15
         config.tune_lr = 1e-5
         config.tune_patience = "patience=5"
-        for key, value in VARIANTS[variant(arg, VARIANTS)].items():
-            config[key] = value
+        config.update(VARIANTS[variant(arg, VARIANTS)])
     ref = config.get_ref
     config.stages = (
         {

@@ -11,7 +11,7 @@ predicted, probability, correct. The report has the figures of the untrained hea
 final ones on the test images, and those of each stage on the validation images.
 
 Variants:
-  shoes     as above
+  shoes     as above (also without a variant)
   literal   what the tutorial's code does, with the warnings that it deserves
   beside    both, one beside the other in WORKDIR/compare.html
 
@@ -46,7 +46,9 @@ Test accuracy is measured once, at the end (and for ``before``); the head's is t
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, augment
+  --config.head_train="head"   the blocks of the first stage ("all" in literal)
   --config.tune="all"   the blocks of the second stage (``python -m tlflax.zoo leaves.h5``)
+Of ``beside``, the keys that `literal` names in this file stay its own when they are overridden.
 """
 
 from tlflax.config import base, variant
@@ -73,8 +75,7 @@ def get_config(arg: str = ""):
         config.tune = "all"
         config.tune_epochs = 10
         config.tune_lr = 1e-5
-        for key, value in VARIANTS[variant(arg, VARIANTS)].items():
-            config[key] = value
+        config.update(VARIANTS[variant(arg, VARIANTS)])
     ref = config.get_ref
     config.stages = (
         {

@@ -303,10 +303,14 @@ def test_literal_recipes_take_every_layout_of_a_folder(tmp_path):
     assert (len(data.test), len(data.val), len(data.train)) == (6, 3, 21)
 
 
-def test_numbers_that_a_command_line_leaves_as_text(tmp_path):
-    folder = tiny.write_stripes(tmp_path / "d", {"train": 10})
-    data = load_dataset(f"folder:{folder}", splits={"val": "0.1", "test": "6"})
-    assert (len(data.test), len(data.val)) == (6, 3)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_form_of_data_splits_on_the_command_line(name):
+    file = ROOT / "configs" / f"{name}.py"
+    for variant in ("", ":literal"):
+        for text, value in {"0.1": 0.1, "6": 6, "test": "test"}.items():
+            flags = [f"--config.data_splits.{k}={text}" for k in ("val", "test")]
+            config, _ = main.parse(["main", f"--config={file}{variant}", "--workdir=w", *flags])
+            assert configs.plain(config)["data_splits"] == {"val": value, "test": value}
 
 
 def test_split_names_that_have_no_meaning(tmp_path):

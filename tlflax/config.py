@@ -94,6 +94,11 @@ def base(**changes: Any) -> ml_collections.ConfigDict:
         if key not in DEFAULTS:
             raise ConfigError(f"unknown config key {key!r}{suggest(key, DEFAULTS)}")
     config = ml_collections.ConfigDict(DEFAULTS | changes)
+    if isinstance(config.data_splits, ml_collections.ConfigDict):
+        # A fraction, a number of images or the name of a split: on the command line
+        # `data_splits.val=0.2` is read as what it is, not as what it replaces.
+        for name, amount in config.data_splits.items():
+            config.data_splits[name] = FieldReference(amount, field_type=object)
     config.lock()
     return config
 

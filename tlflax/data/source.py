@@ -195,21 +195,8 @@ def _amounts(splits: Mapping[str, float | int | str] | None) -> dict[str, Any]:
                 f"data_splits: '{name}' is not val or test{suggest(name, _DEFAULT_SPLITS)}"
             )
         if (name, amount) not in (("val", "test"), ("test", "val")):
-            amounts[name] = _number(amount)
-            cutting.check_amount(name, amounts[name])
+            cutting.check_amount(name, amount)
     return amounts
-
-
-def _number(amount: Any) -> Any:
-    """A number that a command line has left a text, because its default is one ("val")."""
-    if not isinstance(amount, str):
-        return amount
-    for kind in (int, float):
-        try:
-            return kind(amount)
-        except ValueError:
-            continue
-    return amount
 
 
 def _renamed(given, amounts, warnings):
