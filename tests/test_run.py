@@ -176,6 +176,24 @@ def test_a_run_goes_on_with_its_own_weights_and_counts_the_time_of_every_session
     assert sum(stage["seconds"] for stage in every) < 300
 
 
+def test_what_each_stage_came_to_is_tested_too(tmp_path, monkeypatch, capsys):
+    first = {"name": "a", "epochs": 1, "train": "block3", "lr": 3e-3}
+    second = {"name": "b", "epochs": 2, "lr": 3e-3}
+    config = small(stages=(first, second), select="loss", evaluate_stages=True)
+    # Killed in the second stage, when no checkpoint holds the first one's state any more.
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        tiny.cut_at(patch, 3 + 4)
+        runs.run(config, tmp_path / "both")
+    both = runs.run(config, tmp_path / "both").results
+    assert "resuming at step 6 in stage 'b'" in capsys.readouterr().out
+    alone = runs.run(small(stages=(first,), select="loss"), tmp_path / "alone").results
+    one, two = (stage["test"] for stage in both["stages"])
+    assert (one["loss"], one["confusion"]) == (alone["test"]["loss"], alone["test"]["confusion"])
+    assert two["loss"] == both["test"]["loss"] != one["loss"]
+    assert "test" not in alone["stages"][0]
+    assert not list((tmp_path / "both").rglob("0.safetensors"))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with a baseline, and every read of an image during it."""

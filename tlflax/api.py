@@ -179,6 +179,7 @@ def fit(
     cache: str = "auto",
     baseline: bool = False,
     evaluate_start: bool = False,
+    evaluate_stages: bool = False,
     look_at: str | Sequence[str] = (),
     grad_cam: str = "auto",
 ) -> Run:
@@ -198,6 +199,7 @@ def fit(
         ``off`` never, ``views:K`` also with augmentation, in K fixed versions of each image.
       baseline: also train the same network from scratch.
       evaluate_start: also evaluate the pretrained network with its untrained head.
+      evaluate_stages: also evaluate what each stage came to.
       look_at: layers or blocks whose outputs for one image the report shows; none for three blocks
         from an early one to the last.
       grad_cam: layer or block of the report's Grad-CAM; ``auto`` is the last block with a map.
@@ -228,6 +230,7 @@ def fit(
         "cache": cache,
         "baseline": baseline,
         "evaluate_start": evaluate_start,
+        "evaluate_stages": evaluate_stages,
         "look_at": [look_at] if isinstance(look_at, str) else list(look_at),
         "grad_cam": grad_cam,
     }
@@ -247,6 +250,7 @@ def fit(
         caching=caching,
         baseline=scratch_stage(chosen) if baseline else None,
         evaluate_start=evaluate_start,
+        evaluate_stages=evaluate_stages,
         look_at=look_at,
         grad_cam=grad_cam,
         config=config,

@@ -53,7 +53,9 @@ DEFAULTS: dict[str, Any] = {
     "cache": "auto",
     "cache_gb": 20.0,  # largest size of it on disk; what was not used for longest is deleted
     "cache_dtype": "float32",  # or "bfloat16": half the space, no longer the same to the last bit
-    "evaluate_start": False,  # also evaluate the start: pretrained blocks, untrained head
+    # Also evaluate the start (pretrained blocks, untrained head), and what each stage came to.
+    "evaluate_start": False,
+    "evaluate_stages": False,
     "baseline": False,  # also train the same network from scratch
     "baseline_epochs": 0,  # 0 = as many as all stages together
     "baseline_lr": 1e-3,

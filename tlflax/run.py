@@ -11,6 +11,7 @@ import jax
 
 from tlflax import config as configs
 from tlflax.convert.store import Weights
+from tlflax.convert.tensors import load_variables
 from tlflax.data.source import Dataset, load_dataset
 from tlflax.errors import ConfigError, suggest
 from tlflax.evaluate.metrics import write_predictions
@@ -80,6 +81,7 @@ def run(config: Any, workdir: Path, command: Sequence[str] = ()) -> Run:
         caching=caching,
         baseline=scratch if c["baseline"] else None,
         evaluate_start=c["evaluate_start"],
+        evaluate_stages=c["evaluate_stages"],
         look_at=c["look_at"],
         grad_cam=c["grad_cam"],
         config=c,
@@ -112,6 +114,7 @@ def fit(
     caching: Caching | None = None,
     baseline: Stage | None = None,
     evaluate_start: bool = False,
+    evaluate_stages: bool = False,
     look_at: str | Sequence[str] = (),
     grad_cam: str = "auto",
     config: dict[str, Any] | None = None,
@@ -134,6 +137,8 @@ def fit(
       baseline: stage that trains the same network from scratch for comparison.
       evaluate_start: whether the start (pretrained blocks, untrained head) is evaluated as well,
         for the report's ``before``.
+      evaluate_stages: whether the best state at the end of each stage is evaluated as well, for
+        ``test`` in the report's ``stages``.
       look_at: layers or blocks whose outputs the report shows; none for three of the blocks.
       grad_cam: layer or block of the report's Grad-CAM.
       config: recorded in the report.
@@ -188,6 +193,7 @@ def fit(
             fingerprint=data.fingerprint,
             origins=origins(data, weights),
             weights=weights.sha256 if weights else "none",
+            keep_stages=evaluate_stages and len(stages) > 1,
         )
         return train(work)
 
@@ -205,9 +211,11 @@ def fit(
         scratch = None
         if baseline:
             scratch = job(workdir / "baseline", [baseline], model.init(seed), None)
-        finals = {"tuned": (tuned.variables, lowest_boundary(model, policies))}
+        lowest = lowest_boundary(model, policies)
+        finals = {"tuned": (tuned.variables, lowest)}
+        finals |= {path.name: (load_variables(path)[0], lowest) for path in tuned.kept}
         if before is not None:
-            finals["before"] = (before, lowest_boundary(model, policies))
+            finals["before"] = (before, lowest)
         if scratch is not None:
             finals["scratch"] = (scratch.variables, None)
         validated = predictions_of(streams, finals, "val", data.val)
@@ -229,6 +237,10 @@ def fit(
         "warnings": [*notes, *streams.notes, *late],
         "seconds": round(time.monotonic() - began + earlier, 2),
     }
+    if evaluate_stages:
+        ends = [path.name for path in tuned.kept] + ["tuned"]
+        for stage, end in zip(report["stages"], ends, strict=True):
+            stage |= {"test": score_of(tested, end, model.classes)}
     if scratch is not None:
         epochs = scratch.stages[0]["epochs"]
         report["baseline"] |= {"stages": scratch.stages, "epochs": epochs}
@@ -247,6 +259,8 @@ def fit(
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
     result.write(split, config or {}, model.classes, pictures)
+    for path in tuned.kept:
+        path.unlink()
     print(result.headline())
     return result
 

@@ -45,6 +45,7 @@ def report_of(names, n=120, **extra):
         report["before"] = {"test": summarise(predictions(names, n, 0.3), names)}
         report["cache"]["features"][0] |= {"views": 3}
         report["stages"][0] |= {"mixup": 0.2, "sampling": "balanced"}
+        report["stages"][0]["test"] = summarise(predictions(names, n, 0.5), names)
         report["data"] |= {"chosen_on_test": True, "leaked": 0.4}
         write_report(
             folder, report, rows, scratch, shown, lambda i: np.full((90, 60, 3), i, np.uint8),
@@ -73,7 +74,8 @@ REPORT = {
     "test.accuracy", "test.accuracy_ci95", "test.n", "test.loss", "validation.accuracy",
     "baseline.test.accuracy", "stages.1.trainable_parameters", "test.most_confused.0.count",
     "calibration.ece", "calibration.ece_ci95", "calibration.temperature.value",
-    "calibration.after.ece", "calibration.reliability.14.n", "before.test.accuracy", "seconds",
+    "calibration.after.ece", "calibration.reliability.14.n", "before.test.accuracy",
+    "stages.0.test.accuracy", "seconds",
     "baseline.epochs", "best_step", "seed", "stages.1.epochs", "stages.1.seconds",
     "stages.1.val_accuracy_ci95", "stages.1.val_n", "stages.1.best_step", "stages.0.mixup",
     "stages.1.policy.15.learning_rate", "baseline.stages.0.policy.0.parameters",

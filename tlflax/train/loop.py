@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tlflax.convert.tensors import save_variables
 from tlflax.errors import ConfigError, DataError
 from tlflax.model import Model
 from tlflax.policy.policy import Policy
@@ -42,6 +43,8 @@ class Job:
       origins: where weights and images come from, in words, for TensorBoard.
       weights: SHA-256 of the pretrained weights' file, or ``none``; a checkpoint that began with
         others is refused.
+      keep_stages: whether the best state at the end of each stage but the last is kept, as
+        ``stages/NUMBER.safetensors``.
       say: prints a line for people.
       began: when this session's part of it began, by the monotonic clock.
     """
@@ -60,6 +63,7 @@ class Job:
     fingerprint: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weights: str = "none"
+    keep_stages: bool = False
     say: Callable[[str], None] = print
     began: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -68,7 +72,8 @@ class Job:
 class Outcome:
     """What came out: the best variables by validation, and how it went.
 
-    ``earlier`` is what earlier sessions took, in seconds.
+    ``earlier`` is what earlier sessions took, in seconds; ``kept`` has the files of what the stages
+    but the last came to.
     """
 
     variables: dict[str, Any]
@@ -76,10 +81,12 @@ class Outcome:
     history: list[dict[str, Any]]
     stages: list[dict[str, Any]]
     earlier: float = 0.0
+    kept: list[Path] = dataclasses.field(default_factory=list)
 
 
 def train(job: Job) -> Outcome:
     """Runs all stages, or what is left of them if ``job.folder`` holds a checkpoint."""
+    ends = [job.folder / "stages" / f"{i}.safetensors" for i in range(len(job.stages) - 1)]
     with Checkpoints(job.folder / "checkpoints") as checkpoints:
         step = checkpoints.latest_step
         variables = job.variables
@@ -109,7 +116,15 @@ def train(job: Job) -> Outcome:
                 variables = checkpoints.variables(progress.best["step"], job.variables)
                 if progress.stage + 1 == len(job.stages):
                     break
+                if job.keep_stages:
+                    # Before the next stage's first checkpoint: a run that resumes there has it.
+                    save_variables(ends[progress.stage], variables, {"best": progress.best})
                 progress.next_stage()
         return Outcome(
-            variables, progress.best, progress.history, progress.results, progress.earlier
+            variables,
+            progress.best,
+            progress.history,
+            progress.results,
+            progress.earlier,
+            ends if job.keep_stages else [],
         )
