@@ -8,6 +8,7 @@ from tiny import quick_compilation as quick_compilation
 import tlflax as tl
 from tlflax.backbones.table import ZOO
 from tlflax.convert.own_contract import CONTRACTS, other_contract
+from tlflax.convert.store import converted_files
 from tlflax.errors import ConfigError
 from tlflax.model import Architecture, Model
 from tlflax.predict import Predictor
@@ -79,17 +80,20 @@ def test_mistakes():
 def test_the_run_warns_and_predict_prepares_pixels_alike(tmp_path):
     stages = [tl.stage("head", epochs=1)]
     photos = tl.dataset(f"folder:{tiny.stripes()}", image_size=16)
-    for weights, warned in (("official", True), ("none", False)):
+    (path,) = converted_files(ZOO["glyph_cnn"])
+    says = {"official": ["leave preprocessing out"], "none": [], str(path): ["statistics that"]}
+    for i, (weights, words) in enumerate(says.items()):
         network = tl.classifier("glyph_cnn", classes=3, weights=weights, preprocessing="tf")
-        run = tl.fit(network, photos, stages, workdir=tmp_path / weights, batch_size=16)
-        # Once: that the weights' statistics do not fit either need not be said as well.
+        run = tl.fit(network, photos, stages, workdir=tmp_path / str(i), batch_size=16)
+        # Once: that the official weights' statistics do not fit either need not be said as well.
+        # What a file of the user's was trained with, they alone know.
         found = [w for w in run.results["warnings"] if "preprocessing" in w]
-        assert len(found) == warned and all("leave preprocessing out" in w for w in found)
-    predictor = Predictor.open(tmp_path / "official")
+        assert len(found) == len(words) and all(w in f for w, f in zip(words, found, strict=True))
+    predictor = Predictor.open(tmp_path / "0")
     assert predictor.model.spec.contract.mean == (1.0,)
     p = predictor.predict([tiny.stripes() / "test"])
     right = (p.probabilities.argmax(1) == p.labels).mean()
-    assert right == pytest.approx(run_accuracy(tmp_path / "official"))
+    assert right == pytest.approx(run_accuracy(tmp_path / "0"))
     assert np.isfinite(p.probabilities).all()
 
 

@@ -159,8 +159,9 @@ def fit(
     placement = Placement()
     policies = [model.policy(stage) for stage in stages]
     notes = [*data.warnings, *(weights.notes if weights else ())]
-    # Random weights need no preparation in particular.
-    misprepared = model.architecture.misprepared if weights else ""
+    # Random weights need no preparation in particular, and what a file of the user's needs is
+    # for its statistics to say (input_notes, below).
+    misprepared = model.architecture.misprepared if weights and weights.official else ""
     notes += [misprepared] if misprepared else []
     notes += check_stages(stages, policies, batch_size, weights is not None)
     notes += check_imbalance(stages, data.summary()["counts"]["train"])

@@ -39,6 +39,7 @@ class Weights:
       sha256: of the source file.
       certificate: what was compared with what (see `tlflax.convert.certificate`).
       notes: things left out, for the report's warnings.
+      official: whether they are the network's own: the file of its name, or the packaged one.
     """
 
     variables: dict[str, Any]
@@ -46,6 +47,7 @@ class Weights:
     sha256: str
     certificate: dict[str, Any]
     notes: tuple[str, ...] = ()
+    official: bool = False
 
 
 def sha256(path: Path) -> str:
@@ -173,7 +175,7 @@ def load_weights(
     if weights != "official":
         return _through_cache(spec, chain, Path(weights).expanduser())
     if spec.packaged:
-        return convert_file(spec, chain, _packaged(spec))
+        return dataclasses.replace(convert_file(spec, chain, _packaged(spec)), official=True)
     if spec.source is None:
         raise ConvertError(f"{spec.name} has no official weights; give a path or weights='none'")
     local = find_official(spec, weights_dir)
@@ -191,7 +193,7 @@ def load_weights(
     if local and (other or not spec.source.hash):
         # A name alone does not make it the published file.
         source = f"{path.name}, a local file of the official name ({source})"
-    return dataclasses.replace(found, source=source, notes=found.notes + other)
+    return dataclasses.replace(found, source=source, notes=found.notes + other, official=True)
 
 
 def _other_bytes(source: Source, path: Path) -> tuple[str, ...]:
