@@ -16,7 +16,8 @@ test split tests once. Without a variant, scratch.
 Several runs, compared on the same test images in WORKDIR/compare.html (the tutorial's exercises):
   study_ways     scratch, features, fine-tuned
   study_depth    none, the last quarter, the last half, all of the blocks fine-tuned
-  study_networks the networks above; others: study_networks=vgg16,mobilenet_v2_0.35
+  study_networks the networks above; others: study_networks=vgg16,mobilenet_v2_0.35. Those that
+                 need larger images than the others get --config.enlarged_size
   beside         vgg16_tune and literal
   binary         cats and dogs, 200 images each (160 train, 40 validate), all three ways
 
@@ -142,10 +143,12 @@ def get_config(arg: str = ""):
         config.runs = ({"name": "none"}, *depths)
     if name == "study_networks":
         chosen = (networks or NETWORKS).split(",")
-        sizes = {n: max(config.image_size, get(n).min_size) for n in chosen}
-        # Enlarged only where the network needs it, so that --config.image_size is for all others.
+        large = [n for n in chosen if get(n).min_size > config.image_size]
+        with config.unlocked():
+            config.enlarged_size = max((get(n).min_size for n in large), default=config.image_size)
+        # --config.image_size is for all others.
+        enlarged = {"image_size": ref("enlarged_size")}
         config.runs = tuple(
-            {"name": n, "backbone": n} | ({"image_size": s} if s > config.image_size else {})
-            for n, s in sizes.items()
+            {"name": n, "backbone": n} | (enlarged if n in large else {}) for n in chosen
         )
     return config

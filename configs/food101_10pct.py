@@ -10,7 +10,7 @@ vectors.
   NETWORK_full         then 5 epochs of all of it, from the pretrained start, at a tenth of the rate
   literal              resnet50_v2 as the tutorial's code has it, with the warning that it deserves
 Several runs, compared on the same test images in WORKDIR/compare.html:
-  both                 the two networks as they are
+  both                 the two networks as they are; others: both=mobilenet_v2_0.35,squeezenet_1.1
   modes                the three kinds of transfer, of resnet50_v2
   beside               resnet50_v2 and literal
 
@@ -75,6 +75,9 @@ VARIANTS = SINGLE | {
 
 def get_config(arg: str = ""):
     """See the module's docstring."""
+    # "both=a,b": the networks to compare.
+    name, _, networks = arg.partition("=")
+    name = variant(name if name == "both" else arg, VARIANTS)
     config = base(
         data="tfds:food101",
         classes=CLASSES,
@@ -90,7 +93,9 @@ def get_config(arg: str = ""):
         config.tune = "last 25%"
         config.tune_epochs = 0
         config.tune_lr = 1e-4
-        config.update(VARIANTS[variant(arg, VARIANTS)])
+        config.update(VARIANTS[name])
+        if networks:
+            config.runs = tuple({"name": n, "backbone": n} for n in networks.split(","))
     ref = config.get_ref
     config.stages = (
         {

@@ -67,6 +67,7 @@ def get_config(arg: str = ""):
         batch_size=8,
         augment="keras_idg(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)",
         evaluate_start=True,
+        evaluate_stages=True,
     )
     with config.unlocked():
         config.head_train = "head"

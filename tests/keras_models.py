@@ -296,6 +296,28 @@ def drawn(shapes):
     }
 
 
+def write_leaf_cnn(path):
+    """The network of six kinds of leaves of the fourth tutorial: 64 px, pixels in 0..1."""
+    kernel = {"kernel_size": [3, 3], "activation": "relu"}
+    layers = [
+        ("InputLayer", {"batch_shape": [None, 64, 64, 3], "name": "input"}),
+        ("Conv2D", {"name": "conv2d", "filters": 32} | kernel),
+        ("MaxPooling2D", {"name": "max_pooling2d", "pool_size": [2, 2]}),
+        ("Conv2D", {"name": "conv2d_1", "filters": 32} | kernel),
+        ("MaxPooling2D", {"name": "max_pooling2d_1", "pool_size": [2, 2]}),
+        ("Flatten", {"name": "flatten"}),
+        ("Dense", {"name": "dense", "units": 128, "activation": "relu"}),
+        ("Dense", {"name": "dense_1", "units": 6, "activation": "softmax"}),
+    ]
+    config = {"name": "sequential", "layers": [{"class_name": c, "config": k} for c, k in layers]}
+    shapes = {
+        "conv2d": (3, 3, 3, 32), "conv2d_1": (3, 3, 32, 32),
+        "dense": (14 * 14 * 32, 128), "dense_1": (128, 6),
+    }  # fmt: skip
+    weights = drawn({k: {"kernel": shape, "bias": shape[-1:]} for k, shape in shapes.items()})
+    return write_h5(path, {"class_name": "Sequential", "config": config}, weights)
+
+
 def write_h5(path, config, weights, style="keras2"):
     """A whole model in HDF5.
 

@@ -26,6 +26,10 @@ def test_what_no_file_can_be_is_refused_before_the_work(tmp_path, monkeypatch, c
         command(images, tmp_path)
     with pytest.raises(ConfigError, match=r"there is no folder .*nowhere"):
         command(images, tmp_path / "nowhere" / "a.json")
+    # Not replaced by a file.
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"--out .*pipe is no ordinary file"):
+        command(images, tmp_path / "pipe")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(ConfigError, match=r"folder .* cannot be written to"):
         command(images, tmp_path / "a.json")

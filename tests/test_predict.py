@@ -120,6 +120,10 @@ def test_hidden_files_and_folders_are_left_out(moved, tmp_path):
     assert found.files == [str(folder / "vertical" / f"{i:03}.png") for i in range(5)]
     with pytest.raises(DataError, match="no images"):
         Run.open(moved[0]).predict(folder / "__MACOSX" / "vertical")
+    # What leads nowhere is no image, and is said.
+    (folder / "vertical" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: No such file"):
+        Run.open(moved[0]).predict(folder)
     with pytest.raises(DataError, match=r"\._000\.png"):
         Run.open(moved[0]).predict(folder / "vertical" / "._000.png")
 
@@ -137,7 +141,7 @@ def test_hidden_files_and_folders_are_left_out(moved, tmp_path):
         (["x.png", Image.new("RGB", (20, 20))], "a list with a Image"),
         (7, "Pillow images, or paths of files and folders, got a int"),
         ("nowhere", "nowhere does not exist"),
-        ([], "no images"),
+        ([], "paths of files and folders, got none"),
     ],
 )
 def test_refused(moved, images, words):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from keras_models import drawn, write_h5
+from keras_models import drawn, write_h5, write_leaf_cnn
 from tiny import quick_compilation as quick_compilation
 
 from tlflax import config as configs
@@ -51,10 +51,8 @@ VARIANTS = [(name, variant) for name in CONFIGS for variant in module_of(name).V
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """A Keras model of one's own that ends in a classifier."""
-    golden = json.loads((GOLDENS / "graph_sequential.json").read_text())
-    folder = tmp_path_factory.mktemp("own")
-    return write_h5(folder / "leaves.h5", golden["h5"], drawn(golden["weights"]))
+    """The tutorial's Keras model: a classifier of six kinds of leaves at 64 px."""
+    return write_leaf_cnn(tmp_path_factory.mktemp("own") / "leaves.h5")
 
 
 def resolved(name, variant, own, **changes):
@@ -95,6 +93,8 @@ def test_every_variant_holds_and_only_literal_ones_are_warned_of(name, variant, 
         if "literal" not in (entry or variant):
             assert found == []
             assert c["data_splits"]["val"] != "test"
+        else:
+            assert found or c["data_splits"]["val"] == "test"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -116,6 +116,10 @@ _IDG = (
 )
 _LAYERS = "keras_layers(flip=horizontal, rotation=0.1, zoom=0.1)"
 _SHOES = "keras_idg(shear_range=0.2, zoom_range=0.2, horizontal_flip=True)"
+_FOODS = (
+    "chicken_curry", "chicken_wings", "fried_rice", "grilled_salmon", "hamburger",
+    "ice_cream", "pizza", "ramen", "steak", "sushi",
+)  # fmt: skip
 PARAMETERS = {
     ("horses_humans_inception_v3", "tune"): (
         {"backbone": "inception_v3", "endpoint": "mixed7", "image_size": 150, "batch_size": 128,
@@ -126,7 +130,8 @@ PARAMETERS = {
     ),
     ("cifar10_1k", "scratch"): (
         {"backbone": "simple_cnn", "weights": "none", "image_size": 32, "batch_size": 32,
-         "head": "flatten", "hidden": (128,), "dropout": 0.5, "per_class": 80, "seed": 42},
+         "head": "flatten", "hidden": (128,), "dropout": 0.5, "per_class": 80, "seed": 42,
+         "data_splits": {"val": 200, "test": 0.2}},
         {"train": ("all",), "optimizer": "adam", "lr": 1e-3, "epochs": 20},
     ),
     ("cifar10_1k", "vgg16"): (
@@ -144,7 +149,13 @@ PARAMETERS = {
     ),
     ("food101_10pct", "resnet50_v2"): (
         {"backbone": "hub_resnet50_v2", "image_size": 224, "batch_size": 32, "hidden": (),
-         "dropout": 0.0, "head": "gap"},
+         "dropout": 0.0, "head": "gap", "classes": _FOODS, "per_class": 60,
+         "data_splits": {"val": 150, "test": "val"}},
+        {"train": (), "optimizer": "adam", "lr": 1e-3, "epochs": 5},
+    ),
+    ("food101_10pct", "literal"): (
+        {"backbone": "hub_resnet50_v2", "classes": _FOODS, "per_class": 75,
+         "data_splits": {"val": "test", "test": "val"}},
         {"train": (), "optimizer": "adam", "lr": 1e-3, "epochs": 5},
     ),
     ("food101_10pct", "efficientnet_b0_full"): (
@@ -153,7 +164,8 @@ PARAMETERS = {
         {"train": ("all",), "epochs": 5, "lr": 1e-4},
     ),
     ("own_cnn_shoes", "shoes"): (
-        {"batch_size": 8, "preprocessing": "unit", "evaluate_start": True},
+        {"batch_size": 8, "preprocessing": "unit", "evaluate_start": True,
+         "evaluate_stages": True},
         {"train": ("head",), "optimizer": "nadam", "epochs": 10, "augment": _SHOES},
         {"train": ("all",), "optimizer": "adam", "lr": 1e-5, "epochs": 10, "augment": _SHOES},
     ),
@@ -190,6 +202,14 @@ def test_parameters_are_the_tutorials(name, variant, own):
     assert found == expected
     if name.startswith("horses"):
         assert stages[0].stop == parse_stop(("val_accuracy>=0.98", "patience=10"))
+
+
+def test_two_classes_of_200_images_each():
+    runs = resolved("cifar10_1k", "binary", None)
+    assert list(runs) == ["scratch", "features", "fine-tuned"]
+    for c in runs.values():
+        assert c["classes"] == ("cat", "dog") and c["per_class"] == 160
+        assert c["data_splits"] == {"val": 80, "test": 0.2}
 
 
 # Parameters as the tutorials' model.summary() prints them (Keras, with top cut off).
@@ -308,8 +328,8 @@ def test_every_form_of_data_splits_on_the_command_line(name):
     file = ROOT / "configs" / f"{name}.py"
     for variant in ("", ":literal"):
         for text, value in {"0.1": 0.1, "6": 6, "test": "test"}.items():
-            flags = [f"--config.data_splits.{k}={text}" for k in ("val", "test")]
-            config, _ = main.parse(["main", f"--config={file}{variant}", "--workdir=w", *flags])
+            flags = [f"--config.data_splits.val={text}", "--config.data_splits.test", text]
+            config, _ = main.parse(["main", f"--config={file}{variant}", *flags, "--workdir=w"])
             assert configs.plain(config)["data_splits"] == {"val": value, "test": value}
 
 
@@ -317,6 +337,29 @@ def test_split_names_that_have_no_meaning(tmp_path):
     other = tiny.write_stripes(tmp_path / "e", {"train": 9})
     with pytest.raises(ConfigError, match="val='tset' is neither a fraction"):
         load_dataset(f"folder:{other}", splits={"val": "tset"})
+
+
+def test_tutorial_3_from_the_command_line(own, tmp_path):
+    photos = tiny.write_stripes(tmp_path / "shoes", {"train": 8, "test": 4})
+    folder = tmp_path / "run"
+    main.main(
+        ["tlflax.main", f"--config={ROOT / 'configs' / 'own_cnn_shoes.py'}", f"--workdir={folder}",
+         f"--config.data=folder:{photos}", f"--config.backbone={own}",
+         "--config.classes=('diagonal', 'vertical')",
+         "--config.head_epochs=1", "--config.tune_epochs", "1"]
+    )  # fmt: skip
+    report = json.loads((folder / "report.json").read_text())
+    assert report["image_size"] == 64 and report["endpoint"] == "dense"
+    head, tune = report["stages"]
+    # Dense 2 in the place of Dense 6; the tutorial's first stage, and its second one.
+    assert head["trainable_parameters"] == 128 * 2 + 2 and head["frozen_unchanged"]
+    assert tune["frozen_parameters"] == 0 and tune["trainable_parameters"] == 813_346
+    # Before training, after the head, after fine-tuning: on the same eight images.
+    assert [s["test"]["n"] for s in (report["before"], head, tune)] == [8, 8, 8]
+    assert report["before"]["test"]["accuracy"] == 0.5
+    assert head["test"]["loss"] != report["before"]["test"]["loss"]
+    header, *lines = (folder / "predictions.csv").read_text().splitlines()
+    assert header == "file,label,predicted,probability,correct" and len(lines) == 8
 
 
 def test_tutorial_3_a_whole_literal_run_says_what_is_wrong_with_it(own, tmp_path):
@@ -396,3 +439,10 @@ def test_any_networks_can_be_compared():
         config_of("cifar10_1k", "study_networks=vgg61")
     with pytest.raises(ConfigError, match="unknown variant 'vgg16=a'"):
         config_of("cifar10_1k", "vgg16=a")
+    larger = config_of("cifar10_1k", "study_networks", image_size=96, enlarged_size=128)
+    assert {c["image_size"] for n, c in read_runs(larger).items() if n != "inception_v3"} == {96}
+    assert read_runs(larger)["inception_v3"]["image_size"] == 128
+    found = read_runs(config_of("food101_10pct", "both=mobilenet_v2_0.35,squeezenet_1.1"))
+    assert {n: c["backbone"] for n, c in found.items()} == {
+        "mobilenet_v2_0.35": "mobilenet_v2_0.35", "squeezenet_1.1": "squeezenet_1.1",
+    }  # fmt: skip

@@ -132,7 +132,8 @@ def dataset(
     Args:
       source: ``folder:PATH``, ``tfds:NAME[/CONFIG]`` or ``digits``.
       image_size: side in pixels at which a network sees them; 0 leaves it to the network.
-      val: fraction (or number) of training images for validation, where the source has none.
+      val: fraction (or number) of training images for validation, where the source has none;
+        ``"test"`` validates on the test images, which is warned of.
       test: the same for testing; ``"val"`` makes the source's own validation images the test.
       classes: subset of class names.
       per_class: training images per class; 0 = all.

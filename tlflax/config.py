@@ -22,7 +22,8 @@ DEFAULTS: dict[str, Any] = {
     "data": "",
     "data_dir": "",  # where prepared tfds datasets are
     # Cut only where the source has no such split; a fraction or a number of images. test="val":
-    # its own validation images are the test images. val="test": the other way round, and wrong.
+    # its own validation images are the test images. val="test": the test images validate as well,
+    # which is wrong, and warned of.
     "data_splits": {"val": 0.2, "test": 0.2},
     "classes": (),  # subset of class names, () = all
     "per_class": 0,  # training images per class, 0 = all
@@ -218,7 +219,7 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         new = json.loads(text)
         if "weights" not in old:
             # Notebooks did not write it down in earlier versions; the report of their runs does.
-            old["weights"] = _weights_of(workdir)
+            old["weights"] = _weights_of(workdir, new.get("weights"))
         # A key that an older version did not know was at its default.
         known = json.loads(json.dumps(DEFAULTS))
         old = {k: known[k] for k in new if k in known} | old
@@ -242,13 +243,16 @@ def claim(workdir: Path, config: Mapping[str, Any]) -> None:
         raise ConfigError(f"cannot write to --workdir {workdir}: {error.strerror}") from error
 
 
-def _weights_of(workdir: Path) -> str | None:
-    """SHA-256 of the pretrained weights of a notebook's run whose config.json does not say it."""
+def _weights_of(workdir: Path, unknown: str | None) -> str | None:
+    """SHA-256 of the pretrained weights of a notebook's run whose config.json does not say it.
+
+    ``unknown`` where its report, which says it, is not written yet.
+    """
     try:
         report = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
         return report["weights"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        return "not recorded"
+        return unknown
 
 
 def _short(value: Any) -> str:

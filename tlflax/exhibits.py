@@ -59,7 +59,7 @@ def exhibit(
       The entries ``calibration``, ``grad_cam`` and ``activations`` of ``report.json``, and a
       function that decodes and computes the pictures.
     """
-    unseen = split is not data.val and not data.summary().get("chosen_on_test")
+    unseen = split is not data.val and not data.chosen_on_test
     one = _surest(shown) if places["activations"]["layers"] else None
     entries = {
         "calibration": calibration(shown, validation, "validation" if split is data.val else "test",

@@ -25,6 +25,7 @@ def describe(
     return {
         "backbone": model.spec.name,
         "endpoint": model.endpoint,
+        "image_size": model.architecture.image_size,
         "weights": describe_weights(weights),
         "data": data.summary(),
         "cache": streams.summary(),

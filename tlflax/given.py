@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tlflax.data.folder import SUFFIXES, hidden
 from tlflax.errors import DataError, listing
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _WANTED = (
     "images must be one uint8 array [N, H, W, 3], Pillow images, or paths of files and folders"
 )
@@ -43,6 +43,8 @@ class Given:
             raise DataError(f"{_WANTED}, got a {type(images).__name__}")
         else:
             images = list(images)
+            if not images:
+                raise DataError(f"{_WANTED}, got none")
             if images and all(isinstance(image, Image) for image in images):
                 self._held = images
         if self._held is not None:
@@ -115,7 +117,11 @@ def find_images(
     for path in map(Path, paths):
         if path.is_dir():
             below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-            files += sorted(p for p in below if not _hidden(p.relative_to(path)) and p.is_file())
+            files += sorted(
+                p
+                for p in below
+                if not any(map(hidden, p.relative_to(path).parts)) and not p.is_dir()
+            )
         elif path.is_file():
             files.append(path)
         else:
@@ -125,7 +131,3 @@ def find_images(
     names = list(classes)
     labels = [names.index(p.parent.name) if p.parent.name in names else -1 for p in files]
     return [str(p) for p in files], np.array(labels, np.int32)
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)

@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> tuple[object, Path]:
     )
     workdir = flags.DEFINE_string("workdir", None, "Run directory.", flag_values=values)
     try:
-        rest = values(argv)
+        rest = values(_joined(argv))
     except TlflaxError:
         raise
     except Exception as error:
@@ -52,6 +52,18 @@ def parse(argv: list[str]) -> tuple[object, Path]:
     if not workdir.value:
         raise ConfigError("no --workdir; name a new folder for this run, e.g. --workdir runs/a")
     return config.value, Path(workdir.value).expanduser()
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """``--config.data_splits.val 0.1`` as one argument: of a key without a type absl asks that."""
+    joined: list[str] = []
+    for argument in argv:
+        last = joined[-1] if joined else ""
+        if last.startswith("--config.data_splits.") and "=" not in last:
+            joined[-1] = f"{last}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _check_config_file(argv: list[str]) -> Path:

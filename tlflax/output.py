@@ -12,12 +12,15 @@ def check_out(out: str) -> Path:
     """The path, if a file can be written there as far as can be told without doing it.
 
     Raises:
-      ConfigError: it is a folder, or its folder does not exist or cannot be written to.
+      ConfigError: it is a folder or a device, or its folder does not exist or cannot be written to.
     """
     path = Path(out)
     folder = path.absolute().parent
     if path.is_dir():
         raise ConfigError(f"--out {out} is a folder: name a file, in it or elsewhere")
+    if path.exists() and not path.is_file():
+        # A device would be replaced by a file.
+        raise ConfigError(f"--out {out} is no ordinary file: name another")
     if not folder.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {path.parent}")
     if not os.access(folder, os.W_OK):

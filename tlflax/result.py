@@ -110,7 +110,9 @@ class Run(Inside):
             f"{kind} accuracy {s['accuracy']:.4f} (95% interval {low:.3f}-{high:.3f}, n={s['n']})"
         )
         if self.results["test"] and self.results["data"].get("chosen_on_test"):
-            text += ", chosen on these images: no estimate"
+            share = self.results["data"].get("leaked", 1.0)
+            those = "these images" if share == 1 else f"{share:.0%} of these images"
+            text += f", chosen on {those}: no estimate"
         if self.results["baseline"] and self.results["baseline"][kind]:
             text += f"; from scratch {self.results['baseline'][kind]['accuracy']:.4f}"
         return f"{text}\nreport: {self.folder / 'report.html'}"

@@ -199,12 +199,22 @@ def test_a_run_validated_on_its_test_images_is_not_recommended(tmp_path):
     assert content["within_reach"]["runs"] == ["X", "Y"]
     assert content["pareto"] == ["X"] and content["not_ranked"] == ["literal"]
     assert [r["chosen_on_test"] for r in content["runs"]] == [True, False, False]
-    (note,) = [n for n in content["notes"] if "chose the state of literal (" in n]
+    (note,) = [n for n in content["notes"] if "chose the state of literal: they are" in n]
     assert note.endswith(
-        " The recommendation leaves out literal, whose validation accuracy is a test accuracy: "
+        " The recommendation leaves out literal, whose validation accuracy is one on test images: "
         "keep the two apart (no val='test' in data_splits) and train again to have such a run "
         "ranked."
     )
+
+
+def test_copies_are_told_apart_from_a_recipe_that_validates_on_test(tmp_path):
+    copied = literal()
+    copied["report"]["data"] |= {"leaked": 0.3}
+    content = advice(tmp_path, ("C", 99, [1], copied), ("X", 95, [2], {}))
+    (note,) = [n for n in content["notes"] if "chose the state of" in n]
+    assert "chose the state of C (30% of them): they are validation images too" in note
+    assert "keep the two apart (remove the copies, which python -m tlflax.audit lists)" in note
+    assert "val='test'" not in note
 
 
 def test_one_run_that_can_be_ranked(tmp_path):
@@ -219,5 +229,5 @@ def test_where_every_run_was_validated_on_test_images_they_are_ranked_and_it_is_
     content = advice(tmp_path, ("L", 95, [1], literal()), ("M", 99, [2], literal()))
     assert content["recommendation"]["accuracy"]["run"] == "M"
     assert content["not_ranked"] == [] and "choosing on test" in content["caution"]
-    (note,) = [n for n in content["notes"] if "chose the state of L, M (" in n]
+    (note,) = [n for n in content["notes"] if "chose the state of L, M: they" in n]
     assert "the recommendation ranks by accuracy on the test images: keep the two apart" in note

@@ -147,9 +147,23 @@ def test_runs_chosen_on_their_test_images_are_named(tmp_path):
     a = write(tmp_path / "a", predictions(right(40, [])))
     b = write(tmp_path / "b", predictions(right(40, [1])), report={"data": data})
     content = compare([a, b]).content
-    assert any(n.startswith("The test images chose the state of b (") for n in content["notes"])
+    assert any(n.startswith("The test images chose the state of b: they") for n in content["notes"])
     assert "are the estimate" in content["caution"]
     assert "choosing on test" in compare([b]).content["caution"]
+    shown = compare([a, b]).table()
+    assert str(shown).count("(test images)") == 1
+    compare([a, b], tmp_path / "out")
+    with open(tmp_path / "out" / "compare.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["chosen_on_test"] for row in rows] == ["False", "True"]
+
+
+def test_other_image_sizes_are_said(tmp_path):
+    a = write(tmp_path / "a", predictions(right(40, [])), report={"image_size": 75})
+    b = write(tmp_path / "b", predictions(right(40, [1])), report={"image_size": 96})
+    said = "The runs see images at different sizes, in pixels: a 75, b 96."
+    assert said in compare([a, b]).content["notes"]
+    assert said not in compare([a]).content["notes"]
 
 
 def test_a_baseline_is_a_row_and_compared_with_its_run_alone(tmp_path):
@@ -279,7 +293,7 @@ def test_the_function_stays_a_function_after_the_module_was_imported(tmp_path, c
     main(["compare", str(a), str(b), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "a is better than b by 10.0 points" in out
-    assert "\na: 2 warnings, b: 2 warnings; see compare.html or the run's report.html.\n" in out
+    assert "\na: 2 warnings, b: 2 warnings; see the run's report.html.\n" in out
     assert (tmp_path / "out" / "compare.html").is_file()
     assert tl.compare([a]).content["runs"][0]["name"] == "a"
 
@@ -313,6 +327,6 @@ def test_who_has_warnings_is_the_last_line(tmp_path):
         tmp_path / "b", predictions(right(20, [])), baseline=right(20, [1]),
         report={"warnings": ["One thing."]},
     )  # fmt: skip
-    line = "b: 1 warning; see compare.html or the run's report.html."
+    line = "b: 1 warning; see the run's report.html."
     assert compare([a, b]).words.splitlines()[-1] == line
     assert "report.html" not in compare([a]).words

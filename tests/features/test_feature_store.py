@@ -178,6 +178,16 @@ def test_a_store_in_use_is_not_evicted(tmp_path):
     assert (tmp_path / "busy").is_dir()
 
 
+def test_nothing_is_deleted_where_that_does_not_suffice(tmp_path):
+    filled(tmp_path, *range(1000), name="busy")
+    age(filled(tmp_path, *range(100), name="old"), 10_000)
+    with pytest.raises(StoreFull, match="are in use"):
+        opened(tmp_path, "new", budget=100_000).reserve(1000)
+    assert (tmp_path / "old").is_dir()
+    opened(tmp_path, "new", budget=100_000).reserve(100)
+    assert not (tmp_path / "old").is_dir() and (tmp_path / "busy").is_dir()
+
+
 def test_more_than_the_budget(tmp_path):
     with pytest.raises(StoreFull, match=r"need .* GB, more than cache_gb \(0.5 GB\)"):
         opened(tmp_path, budget=2**29).reserve(10**8)

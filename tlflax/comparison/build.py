@@ -162,7 +162,7 @@ def _content(entries: Sequence[Entry], pairs: Sequence[Pair], notes: list[str]) 
         "pareto": pareto(rivals),
         "pareto_goals": pareto_goals(rivals),
         "not_ranked": left_out,
-        "caution": caution(split, own, runs),
+        "caution": caution(split, runs),
         "notes": [
             *notes,
             *differences(runs, comparable, left_out),

@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tlflax.comparison.entry import Entry
@@ -37,7 +38,7 @@ def seconds_alone(entries: Sequence[Entry]) -> dict[str, float]:
 
     def key(entry: Entry, facts: dict[str, Any]) -> tuple[Any, ...]:
         # The store's name is a hash of weights, size, contract and precision.
-        store = facts.get("folder") or entry.report["backbone"]
+        store = Path(facts.get("folder") or entry.report["backbone"]).name
         return store, facts.get("boundary"), facts.get("views")
 
     for entry in entries:

@@ -53,8 +53,13 @@ class Entry:
 
     @property
     def chosen_on_test(self) -> bool:
-        """Whether the validation images, which chose the state of the run, are the test images."""
+        """Whether more test images than chance are among those that chose the state of the run."""
         return bool((self.report["data"] or {}).get("chosen_on_test"))
+
+    @property
+    def leaked(self) -> float:
+        """Share of the test images that are validation images too."""
+        return float((self.report["data"] or {}).get("leaked", self.chosen_on_test))
 
     @property
     def parameters(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 from tlflax.comparison.entry import Entry
 
 
-def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -> str:
+def caution(split: str, runs: Sequence[Entry]) -> str:
     """What the accuracies may be used for, now that they stand beside each other."""
     if split == "test" and all(r.chosen_on_test for r in runs):
         return (
@@ -20,8 +20,8 @@ def caution(split: str, rows: Sequence[dict[str, Any]], runs: Sequence[Entry]) -
             "chose the state of each run, and choosing a run by them is choosing on validation; "
             "expect a little less on new images."
         )
-    if len(rows) < 2:
-        return "Validation images chose the state of the run; the test images chose nothing."
+    if len(runs) < 2:
+        return "Validation images chose the state of the run, and it is tested on others."
     return (
         "Choosing between runs by their test results would make the test images validation "
         "images; the recommendation ranks by validation accuracy, and the test accuracies are "
@@ -47,6 +47,10 @@ def differences(runs: Sequence[Entry], comparable: bool, left_out: Sequence[str]
             "The runs were not trained, validated and tested on the same images: differences "
             "between them are due to the images as well."
         )
+    sizes = {r.name: r.report.get("image_size") for r in runs}
+    if len(set(sizes.values()) - {None}) > 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items() if size)
+        notes.append(f"The runs see images at different sizes, in pixels: {told}.")
     notes += _on_test(runs, left_out)
     if not comparable:
         notes.append(
@@ -60,27 +64,32 @@ def differences(runs: Sequence[Entry], comparable: bool, left_out: Sequence[str]
 
 
 def _on_test(runs: Sequence[Entry], left_out: Sequence[str]) -> list[str]:
-    """What follows from validation images that are the test images."""
-    such = [r.name for r in runs if r.chosen_on_test]
-    if not such:
+    """What follows from validation images that are test images too."""
+    found = [r for r in runs if r.chosen_on_test]
+    if not found:
         return []
+    such = [r.name if r.leaked == 1 else f"{r.name} ({r.leaked:.0%} of them)" for r in found]
     text = (
-        f"The test images chose the state of {', '.join(such)} (they are validation images too): "
-        "test accuracies of such runs are no estimates for new images but too good, and a "
+        f"The test images chose the state of {', '.join(such)}: they are validation images too. "
+        "Test accuracies of such runs are no estimates for new images but too good, and a "
         "difference to another run contains that."
     )
-    unranked = [name for name in such if name in left_out]
+    # Either a recipe says so, or files are there twice.
+    fixes = {
+        "no val='test' in data_splits": any(r.leaked == 1 for r in found),
+        "remove the copies, which python -m tlflax.audit lists": any(r.leaked < 1 for r in found),
+    }
+    fix = f"keep the two apart ({'; '.join(k for k, v in fixes.items() if v)})"
+    unranked = [r.name for r in found if r.name in left_out]
     if unranked:
         text += (
             f" The recommendation leaves out {', '.join(unranked)}, whose validation accuracy is "
-            "a test accuracy: keep the two apart (no val='test' in data_splits) and train again to "
-            "have such a run ranked."
+            f"one on test images: {fix} and train again to have such a run ranked."
         )
     elif len(runs) > 1:
         text += (
             " There being no other run to choose, the recommendation ranks by accuracy on the "
-            "test images: keep the two apart (no val='test' in data_splits) and train again to "
-            "choose without them."
+            f"test images: {fix} and train again to choose without them."
         )
     return [text]
 
@@ -96,7 +105,7 @@ def warned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if row["warnings"] and row["baseline_of"] is None
     ]
-    return [f"{', '.join(counts)}; see compare.html or the run's report.html."] if counts else []
+    return [f"{', '.join(counts)}; see the run's report.html."] if counts else []
 
 
 def reused_features(entries: Sequence[Entry], alone: Mapping[str, float]) -> list[str]:
@@ -113,6 +122,6 @@ def reused_features(entries: Sequence[Entry], alone: Mapping[str, float]) -> lis
     if other:
         notes.append(
             f"Seconds of {', '.join(other)} are too few: frozen features were found on disk, "
-            "computed by a run that is not compared here."
+            "computed by a run that is not compared here, or before the run was interrupted."
         )
     return notes

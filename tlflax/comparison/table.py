@@ -28,6 +28,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "validation_ci95_low": _of("validation", "accuracy_ci95", 0),
     "validation_ci95_high": _of("validation", "accuracy_ci95", 1),
     "validation_n": _of("validation", "n"),
+    "chosen_on_test": lambda r: r["chosen_on_test"],
     "test_accuracy": _of("test", "accuracy"),
     "test_ci95_low": _of("test", "accuracy_ci95", 0),
     "test_ci95_high": _of("test", "accuracy_ci95", 1),
@@ -41,7 +42,9 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
 def _accuracy(split: str) -> Callable[[dict[str, Any]], str]:
     def text(row: dict[str, Any]) -> str:
         s = row[split]
-        return f"{style.percent(s['accuracy'])} [{style.interval(s['accuracy_ci95'])}]" if s else ""
+        mark = " (test images)" if split == "validation" and row["chosen_on_test"] else ""
+        text = f"{style.percent(s['accuracy'])} [{style.interval(s['accuracy_ci95'])}]" if s else ""
+        return text and text + mark
 
     return text
 

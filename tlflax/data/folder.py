@@ -22,6 +22,11 @@ _ALIASES = {
 }
 
 
+def hidden(name: str) -> bool:
+    """Whether a file or folder is left out: a Mac puts ``__MACOSX`` into its archives."""
+    return name.startswith((".", "__MACOSX"))
+
+
 def list_folder(path: str) -> Listing:
     """Lists an image folder without reading any image.
 
@@ -162,6 +167,4 @@ def _list_split(
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(
-        p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX"))
-    )
+    return sorted(p for p in path.iterdir() if p.is_dir() and not hidden(p.name))

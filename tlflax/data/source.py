@@ -150,7 +150,7 @@ def load_dataset(
         warnings.append(
             "the test images are the validation images too (data_splits: val='test'): they choose "
             "the checkpoint and when to stop, so the test accuracy is no estimate for new images; "
-            "leave val='test' out to have validation images cut from the training images"
+            "leave val='test' out to keep the two apart"
         )
     if len(parts["test"]) < _SMALL_TEST:
         warnings.append(
@@ -209,11 +209,16 @@ def _renamed(given, amounts, warnings):
         given["test"] = val.subset(np.arange(len(val)), "test")
         made = {"train": "given", "test": "the source's validation images"}
     if amounts["test"] == "val":
-        amounts["test"] = _DEFAULT_SPLITS["test"]  # used where the source has neither
+        amounts["test"] = _DEFAULT_SPLITS["test"]
+        if "test" not in given:
+            warnings.append(
+                f"the source has no validation images to test on (data_splits: test='val'): "
+                f"{amounts['test']:.0%} of the training images are cut out for that"
+            )
     if amounts["val"] == "test" and "val" in given:
         warnings.append(
             f"the source's own {len(given.pop('val'))} validation images are left out "
-            "(data_splits: val='test'); leave val='test' out to use them"
+            "(data_splits: val='test')"
         )
         made.pop("val")
     return given, made

@@ -30,7 +30,7 @@ def check_amount(name: str, amount: float | int) -> None:
     if not fraction and not (whole and amount >= 1):
         raise ConfigError(
             f"data_splits: {name}={amount!r} is neither a fraction (0.2) nor a number of images "
-            "(200)"
+            f"(200), nor {'test' if name == 'val' else 'val'!r}"
         )
 
 

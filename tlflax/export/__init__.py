@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from tlflax.errors import ConfigError, suggest
+from tlflax.output import check_out
 
 FORMATS = ("stablehlo", "keras", "torch")
 
@@ -86,8 +87,4 @@ def _source(run_dir: Path) -> Path:
 def _destination(path: Path, exporter: ModuleType) -> Path:
     if not path.name.endswith(exporter.SUFFIXES):
         raise ConfigError(f"--out must end in {' or '.join(exporter.SUFFIXES)}, got {path.name}")
-    if path.is_dir():
-        raise ConfigError(f"--out {path} is a folder: give a file name")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--out {path}: there is no folder {path.parent}")
-    return path
+    return check_out(str(path))

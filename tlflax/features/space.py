@@ -27,28 +27,25 @@ def contents(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def evict(root: Path, keep: Path, allowed: int) -> int:
-    """Deletes stores that are not in use until all together are small enough, or none is left.
-
-    What was not used for longest goes first.
+def idle(root: Path, keep: Path) -> dict[Path, int]:
+    """Stores that are not in use -> bytes; what was not used for longest comes first.
 
     Args:
       root: folder of all stores.
-      keep: the one that stays.
-      allowed: bytes.
-
-    Returns:
-      Bytes of what stays.
+      keep: the one that is no candidate.
     """
-    sizes = {p: size(p) for p in _stores(root)}
-    for path in sorted(sizes, key=_last_used):
-        if sum(sizes.values()) <= allowed:
-            break
-        if path != keep and time.time() - _last_used(path) > _IN_USE_SECONDS:
-            # Who still reads it keeps his open files.
-            shutil.rmtree(path, ignore_errors=True)
-            del sizes[path]
-    return sum(sizes.values())
+    old = [p for p in _stores(root) if p != keep and time.time() - _last_used(p) > _IN_USE_SECONDS]
+    return {p: size(p) for p in sorted(old, key=_last_used)}
+
+
+def all_bytes(root: Path) -> int:
+    """Bytes of all stores together."""
+    return sum(size(p) for p in _stores(root))
+
+
+def delete(folder: Path) -> None:
+    """Deletes a store; who still reads it keeps his open files."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def size(folder: Path) -> int:

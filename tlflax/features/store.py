@@ -19,7 +19,7 @@ import numpy as np
 from tlflax.atomic import replacing
 from tlflax.features import segment
 from tlflax.features.segment import Segment
-from tlflax.features.space import IDENTITY, evict, free, gigabytes, size
+from tlflax.features.space import IDENTITY, all_bytes, delete, free, gigabytes, idle, size
 
 # Left free on the disk, whatever the budget says.
 _SPARE_BYTES = 2**30
@@ -114,19 +114,9 @@ class Store:
                 f"they need {gigabytes(needed)}, more than cache_gb "
                 f"({self.budget_bytes / 2**30:g} GB)"
             )
-        taken = evict(self.root, self.folder, self.budget_bytes - needed)
-        over = taken + needed - self.budget_bytes
-        if over > 0 and over > self._shed(wanted, over):
-            own = size(self.folder)
-            blocking = (
-                f"other features in {self.root} are in use"
-                if taken > own
-                else f"{gigabytes(own)} of the same frozen blocks are in use"
-            )
-            raise StoreFull(
-                f"they need {gigabytes(needed)} and {blocking}; "
-                f"raise cache_gb (now {self.budget_bytes / 2**30:g})"
-            )
+        over = all_bytes(self.root) + needed - self.budget_bytes
+        if over > 0:
+            self._make_room(over, needed, wanted)
         left = free(self.root)
         if left is not None and left < needed + _SPARE_BYTES:
             raise StoreFull(
@@ -134,15 +124,36 @@ class Store:
                 f"{gigabytes(left)} left (set TLFLAX_CACHE to a folder on another disk)"
             )
 
-    def _shed(self, wanted: Iterable[bytes], over: int) -> int:
-        """Deletes own segments that hold nothing wanted, oldest first; returns bytes set free.
+    def _make_room(self, over: int, needed: int, wanted: Iterable[bytes]) -> None:
+        """Deletes ``over`` bytes, or nothing where that much cannot go."""
+        others, own = idle(self.root, self.folder), self._unwanted(wanted)
+        if sum(others.values()) + sum(own.values()) < over:
+            mine = size(self.folder)
+            blocking = (
+                f"other features in {self.root} are in use"
+                if all_bytes(self.root) - sum(others.values()) > mine
+                else f"{gigabytes(mine)} of the same frozen blocks are in use"
+            )
+            raise StoreFull(
+                f"they need {gigabytes(needed)} and {blocking}; "
+                f"raise cache_gb (now {self.budget_bytes / 2**30:g})"
+            )
+        for folder, count in others.items():
+            if over > 0:
+                delete(folder)
+                over -= count
+        for s, count in own.items():
+            if over > 0:
+                self._delete({s})
+                # Without its map: only then is the space given back.
+                nothing = segment.pack([], np.empty((0, *self.shape), np.float32), self.dtype)
+                self._segments[s] = Segment(nothing, self.dtype)
+                over -= count
 
-        Nothing is deleted where that would not suffice. Rows that were handed out stay: this run
-        will want them again.
+    def _unwanted(self, wanted: Iterable[bytes]) -> dict[int, int]:
+        """Own segments that hold nothing wanted -> bytes, oldest first.
 
-        Args:
-          wanted: keys of rows that are to stay.
-          over: bytes that suffice.
+        Rows that were handed out are not among them: this run will want them again.
         """
         kept = {self._where[key][0] for key in wanted if key in self._where} | self._handed_out
         old = []
@@ -151,18 +162,7 @@ class Store:
                 with contextlib.suppress(OSError):  # evicted by another process in this moment
                     found = (self.folder / name).stat()
                     old.append((found.st_mtime_ns, s, found.st_size))
-        if sum(count for _, _, count in old) < over:
-            return 0
-        freed = 0
-        for _, s, count in sorted(old):
-            if freed >= over:
-                break
-            self._delete({s})
-            # Without its map: only then is the space given back.
-            nothing = segment.pack([], np.empty((0, *self.shape), np.float32), self.dtype)
-            self._segments[s] = Segment(nothing, self.dtype)
-            freed += count
-        return freed
+        return {s: count for _, s, count in sorted(old)}
 
     def _delete(self, segments: Set[int]) -> int:
         """Forgets segments and deletes their files; returns how many rows that loses."""
