@@ -65,7 +65,7 @@ class Given:
         Raises:
           DataError: it cannot be read.
         """
-        from tlflax.data.decode import decode, decoded, resize
+        from tlflax.data.decode import decode, decode_pillow, resize
 
         name = self.files[i]
         if self._held is None:
@@ -73,7 +73,7 @@ class Given:
         elif isinstance(self._held, np.ndarray):
             pixels = self._held[i]
         else:
-            pixels = decoded(self._held[i], f"image {name}")
+            pixels = decode_pillow(self._held[i], f"image {name}")
         return resize(pixels, self._size, self._rule)
 
     def all(self) -> np.ndarray:

@@ -85,7 +85,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
     return np.asarray(_load(data, name))
 
 
-def decoded(image: Image.Image, name: str) -> np.ndarray:
+def decode_pillow(image: Image.Image, name: str) -> np.ndarray:
     """The same as `decode`, of an image that Pillow has opened or made.
 
     Args:
