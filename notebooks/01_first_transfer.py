@@ -33,7 +33,7 @@ from tlflax.data.decode import decode
 # the network is the best one), and of what is left ten images of each digit are kept for training.
 
 # %%
-digits = tl.dataset("digits", per_class=10, val=100, seed=0)
+digits = tl.dataset("digits", image_size=32, per_class=10, val=100, seed=0)
 print(len(digits.train), "to train,", len(digits.val), "to validate,", len(digits.test), "to test")
 
 
@@ -85,6 +85,13 @@ model.summary(train={"block3_pool": 0.1}, lr=1e-2)
 # BatchNorm take its statistics from the new images. The second stage starts from the best state
 # of the first. With only 100 validation images accuracy moves in steps of 1 %, so the best state
 # is chosen by loss.
+#
+# What the second stage will see: training images on the left, random versions of them beside. The
+# validation and test images are never changed.
+
+# %%
+AUGMENT = "shift_rotate(rotation=10.0, shift=0.06, zoom=0.1)"
+digits.show(augment=AUGMENT)
 
 # %%
 run = tl.fit(
@@ -100,7 +107,7 @@ run = tl.fit(
             schedule="cosine",
             warmup=0.1,
             bn="train",
-            augment="shift_rotate(rotation=10.0, shift=0.06, zoom=0.1)",
+            augment=AUGMENT,
         ),
     ],
     select="loss",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # How many pictures each shows.
 PICTURES = {
-    "01_first_transfer": 4,  # training images, curves, confusion, predictions
+    "01_first_transfer": 5,  # training images, their versions, curves, confusion, predictions
     "02_where_to_cut": 4,  # training images, activations, two comparisons
     "03_your_own_keras_cnn": 1,  # curves
     "04_reading_a_report": 5,  # curves, confusion, reliability, mistakes, Grad-CAM
