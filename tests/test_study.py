@@ -125,3 +125,7 @@ def test_the_command_runs_a_study(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "s" / "b" / "report.json").read_text())
     assert report["seed"] == 1 and report["command"].startswith("python -m tlflax.main --config")
+    # From a run's page to the one that compares them.
+    page = (tmp_path / "s" / "b" / "report.html").read_text()
+    assert page.count('href="../compare.html"') == 1
+    assert (tmp_path / "s" / "compare.html").is_file()

@@ -59,6 +59,7 @@ def _write(tmp_path, sample, thumbnail=lambda i: None, config=None):
     report, rows, scratch, test = sample
     names = report["data"]["class_names"]
     write_report(tmp_path, report, rows, scratch, test, thumbnail, config or {}, names)
+    assert "compare.html" not in (tmp_path / "report.html").read_text()  # it is no study's
     return json.loads((tmp_path / "report.json").read_text()), Page(
         (tmp_path / "report.html").read_text(encoding="utf-8")
     )

@@ -3,9 +3,11 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tlflax.atomic import replacing
+from tlflax.config import STUDY
 from tlflax.evaluate.metrics import UNKNOWN, Predictions
 from tlflax.report import plots, sections, style
 from tlflax.report.page import render
@@ -127,10 +129,10 @@ def write_html(
       figures: plots by name, as `tlflax.report.page.pack` gives them.
       pictures: what `tlflax.report.sections.pictures` returns.
     """
-    page = render(
-        "template.html",
-        _view(report, history, baseline_history, predictions, config, figures, pictures),
-    )
+    view = _view(report, history, baseline_history, predictions, config, figures, pictures)
+    # Beside the folder of a study's run stands the page that compares them all.
+    view["in_study"] = (Path(path).absolute().parents[1] / STUDY).is_file()
+    page = render("template.html", view)
     with replacing(path) as temporary:
         # A file name that is not valid UTF-8 must not cost the user the whole report.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
