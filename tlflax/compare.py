@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     )
     args = parser.parse_args(argv[1:])
     from tlflax.comparison.build import compare
-    from tlflax.config import STUDY
+    from tlflax.folders import STUDY
 
     own = len(args.runs) == 1 and (Path(args.runs[0]) / STUDY).is_file()
     out = Path(args.out or (args.runs[0] if own else "compare"))

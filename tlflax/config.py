@@ -16,6 +16,7 @@ from ml_collections.config_dict import FieldReference
 
 from tlflax.atomic import replacing
 from tlflax.errors import ConfigError, suggest
+from tlflax.folders import STUDY
 
 DEFAULTS: dict[str, Any] = {
     # Data. folder:PATH | tfds:NAME[/CONFIG] | digits
@@ -68,9 +69,6 @@ DEFAULTS: dict[str, Any] = {
     # these keys of the config for one of them (tlflax/study.py).
     "runs": (),
 }
-
-STUDY = "study.json"
-"""The file that makes a folder the run directory of several runs."""
 
 # Smallest values, and what 0 means.
 _LOWEST = {

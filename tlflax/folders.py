@@ -1,7 +1,10 @@
-"""Where things are kept between runs."""
+"""Where things are kept between runs, and by what a folder is known."""
 
 import os
 from pathlib import Path
+
+STUDY = "study.json"
+"""The file that makes a folder the run directory of several runs."""
 
 
 def cache_dir(chosen: str | os.PathLike | None = None) -> Path:

@@ -26,6 +26,7 @@ from tlflax.comparison.build import Comparison, compare
 from tlflax.comparison.speed import measure
 from tlflax.errors import ConfigError, TlflaxError, suggest
 from tlflax.features.caching import Caching
+from tlflax.folders import STUDY
 from tlflax.result import Run
 from tlflax.setup import prepare
 
@@ -64,7 +65,7 @@ def study(config: Any, workdir: Path, command: Sequence[str] = ()) -> Comparison
         with _named(name):
             configs.claim(workdir / name, c)
     facts = {"runs": list(entries), "command": shlex.join(command)}
-    with replacing(workdir / configs.STUDY) as temporary:
+    with replacing(workdir / STUDY) as temporary:
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     for i, (name, c) in enumerate(entries.items(), 1):
         print(f"\nrun {i} of {len(entries)}: {name}")

@@ -312,5 +312,6 @@ def test_imports_stay_light():
                         "data",
                         "errors",
                         "evaluate",
+                        "folders",
                         "report",
                     ), path

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tlflax.config import STUDY
 from tlflax.convert.tensors import read_facts
 from tlflax.errors import ConfigError, ConvertError, suggest
+from tlflax.folders import STUDY
 
 Image = tuple[str, str, int]
 """File name, label, and which of several images of this name and label."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tlflax.atomic import replacing
-from tlflax.config import STUDY
 from tlflax.evaluate.metrics import UNKNOWN, Predictions
+from tlflax.folders import STUDY
 from tlflax.report import plots, sections, style
 from tlflax.report.page import render
 
