@@ -177,6 +177,7 @@ def test_previews_are_what_training_sees():
         decode_resized(data.train.read(i), "", 16, resize_rule(model)).tobytes(): i
         for i in range(len(data.train))
     }
+    assert found.rows and all(len(row) > 1 for _, row in found.rows)
     for _, row in found.rows:
         i = originals[row[0].tobytes()]
         for epoch, version in enumerate(row[1:]):
