@@ -118,7 +118,7 @@ def test_goldens_are_informative(name):
         rms = norm / np.sqrt(np.prod(stored["shape"]))
         raw = "resizing" in layer or "crop" in layer or "random" in layer
         assert rms > 1e-3 and (largest < 50 or raw), layer
-        assert np.std(samples) > 1e-3 * largest or abs(mean) > 0, layer
+        assert np.std(samples) > 1e-3 * largest, layer
 
 
 def chain_of(nodes, size=8, **more):

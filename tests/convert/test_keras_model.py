@@ -208,7 +208,7 @@ def leads_out_on_windows(path):
 
 
 def absolute(path):
-    rewrite(path, lambda e: e.update({"/etc/cron.d/evil": b"x"}))
+    rewrite(path, lambda e: e.update({f"{path.parent}/evil": b"x"}))
     return ("leads out of the archive",)
 
 
@@ -432,8 +432,9 @@ CASES = [(f, "m.keras") for f in ARCHIVES] + [(f, "m.h5") for f in HDF5]
 
 @pytest.mark.parametrize(("make", "file"), CASES, ids=[f.__name__ for f, _ in CASES])
 def test_refused_in_one_line(make, file, tmp_path, monkeypatch):
-    path = tmp_path / "in" / file
-    path.parent.mkdir()
+    # So deep that what leads out of the folder is still looked at.
+    path = tmp_path / "a" / "b" / "in" / file
+    path.parent.mkdir(parents=True)
     parts = make(path)
     monkeypatch.chdir(path.parent)
     before = sorted(tmp_path.rglob("*"))

@@ -151,7 +151,7 @@ BAD_PICKLES = {
     "evaluates": (call("builtins", "eval", "open('RAN', 'w')"), "builtins.eval", "nothing"),
     "by_attribute": (call("torch._utils", "os.system", "touch RAN"), "os.system", "nothing"),
     "torch_function": (call("torch", "load", "RAN"), "asks for torch.load", "nothing"),
-    "numpy_objects": (call("numpy", "dtype", "O8"), "other than numbers", "cannot read"),
+    "numpy_objects": (call("numpy", "dtype", "O8"), "numpy data other than numbers"),
     "whole_model": (
         b"ctorchvision.models.resnet\nResNet\n)\x81",
         "torchvision.models.resnet.ResNet",
@@ -175,7 +175,7 @@ BAD_PICKLES = {
         "it holds 'teacher'",
         "state_dict()",
     ),
-    "itself": (b"}q\x00(" + text("model") + b"h\x00u", "cannot read", "damaged"),
+    "itself": (b"}q\x00(" + text("model") + b"h\x00u", "damaged"),
     "cut": (text("w")[:-1], "damaged", ""),
 }
 
@@ -200,10 +200,12 @@ def test_bad_pickles_run_nothing(case, form, tmp_path, monkeypatch):
     with pytest.raises(ConvertError) as raised:
         read_torch(path)
     said = str(raised.value)
-    assert said.startswith(f"cannot read {path} as a torch file: ") and "\n" not in said
+    begin = f"cannot read {path} as a torch file: "
+    assert said.startswith(begin) and "\n" not in said
     assert len(said) < 450
+    # The path has the test's own name in it.
     for part in parts:
-        assert part in said, said
+        assert part in said.removeprefix(begin), said
     assert not (tmp_path / "RAN").exists()
 
 
@@ -218,7 +220,7 @@ GOOD = b"\x80\x02" + tensor() + b"."
 DATA = np.zeros(4, "f4").tobytes()
 BAD_ZIPS = {
     "traversal": ({"a/data.pkl": GOOD, "a/../../RAN": b"x"}, "points outside the archive"),
-    "absolute": ({"a/data.pkl": GOOD, "/tmp/RAN": b"x"}, "points outside the archive"),
+    "absolute": ({"a/data.pkl": GOOD, "TMP/RAN": b"x"}, "points outside the archive"),
     "drive": ({"a/data.pkl": GOOD, "C:\\RAN": b"x"}, "points outside the archive"),
     "torchscript": (
         {"a/data.pkl": GOOD, "a/data/0": DATA, "a/constants.pkl": b"", "a/code/m.py": b""},
@@ -230,11 +232,19 @@ BAD_ZIPS = {
 
 
 @pytest.mark.parametrize("case", BAD_ZIPS)
-def test_bad_archives(case, tmp_path):
+def test_bad_archives(case, tmp_path, monkeypatch):
     members, said = BAD_ZIPS[case]
-    with pytest.raises(ConvertError, match=r"as a torch file: .*") as raised:
-        read_torch(zipped(tmp_path / "w.pth", members))
-    assert said in str(raised.value) and os.listdir(tmp_path) == ["w.pth"]
+    # So deep that what leads out of the folder is still looked at.
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    members = {name.replace("TMP", str(tmp_path)): data for name, data in members.items()}
+    path = zipped(deep / "w.pth", members)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConvertError) as raised:
+        read_torch(path)
+    assert said in str(raised.value).split(" as a torch file: ", 1)[1]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_huge_claims(tmp_path):

@@ -10,6 +10,7 @@ from tlflax.backbones.inventory import abstract_variables
 from tlflax.backbones.table import ZOO, get
 from tlflax.convert import torch_form
 from tlflax.convert.__main__ import recognise
+from tlflax.convert.forms import form
 from tlflax.convert.store import convert_file, load_weights
 from tlflax.convert.torch_file import read_torch
 from tlflax.convert.torch_form import convert, counted, to_source
@@ -240,5 +241,7 @@ def test_keras_weights_are_told_apart(tmp_path, arrays):
 
 def test_every_form_of_the_table_is_known():
     assert {s.form for s in ZOO.values()} >= {"keras", "torch"}
+    for spec in ZOO.values():
+        assert callable(form(spec.form).convert) and callable(form(spec.form).counted)
     for name in NETWORKS:
         assert styles(get(name)) and torch_form.counted("x.weight", get(name))

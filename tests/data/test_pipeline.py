@@ -130,12 +130,6 @@ def test_eval_is_in_order_complete_and_padded(hold, multiple):
         assert np.array_equal(batch["label"], LABELS[batch["index"]])
 
 
-def test_eval_has_no_augment_parameter():
-    import inspect
-
-    assert "augment" not in inspect.signature(eval_batches).parameters
-
-
 def test_decode_error_reaches_the_caller_as_it_is():
     broken = [*FILES[:5], b"junk", *FILES[6:]]
     for threads in (0, 2):

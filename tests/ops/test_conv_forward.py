@@ -154,6 +154,13 @@ def jaxpr_has_the_rewritten_form(function, *arguments):
     return "custom_vjp" in str(jax.make_jaxpr(function)(*arguments))
 
 
+@pytest.mark.parametrize("w_shape", [(3, 3, 4, 4), (1, 1, 4, 4)])
+def test_what_the_forms_cover_is_rewritten(w_shape):
+    run = functools.partial(conv_general_dilated, dimension_numbers=LAYOUT)
+    x, w = draw((1, 6, 7, 4), w_shape)
+    assert jaxpr_has_the_rewritten_form(lambda x, w: run(x, w, (1, 1), "SAME"), x, w)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -161,4 +161,8 @@ def test_no_convolution_of_the_size_of_the_map(layer):
     def weight(x, g):
         return conv_weight.weight_gradient(x, g, w.shape, strides, padding)
 
+    def native_weight(x, g):
+        return conv_weight.weight_native(x, g, w.shape, strides, padding)
+
     assert "convolution" not in jax.jit(weight).lower(x, g).as_text()
+    assert "convolution" in jax.jit(native_weight).lower(x, g).as_text()

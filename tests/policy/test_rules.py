@@ -118,7 +118,7 @@ def test_each_form_covers_exactly(text, expected):
         ("last 0%", "percentage"),
         ("last 101%", "percentage"),
         ("last", "matches nothing"),
-        ("heads", "head"),
+        ("heads", "did you mean head?"),
     ],
 )
 def test_what_matches_nothing_says_why(text, says):

@@ -1,5 +1,7 @@
 """Batches in parts and compiler options on CPU: the same results, nothing lost at the edges."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,11 +52,17 @@ def test_networks_in_parts_compute_the_same(monkeypatch):
     def outputs():
         prefix = make_prefix(network.module(), "block2_pool", pool=False)
         evaluate = make_eval_step(network.module())
-        return prefix(variables, images), evaluate(variables, {"image": images})
+        calls = ((prefix, images), (evaluate, {"image": images}))
+        loops = ["scan[" in str(f.trace(variables, x).jaxpr) for f, x in calls]
+        return loops, [f(variables, x) for f, x in calls]
 
-    whole = outputs()
+    loops, whole = outputs()
+    assert loops == [False, False]
     monkeypatch.setattr(parts, "_PIXELS", 3 * 16 * 16)
-    for a, b in zip(whole, outputs(), strict=True):
+    assert parts.parts_of(7, 16) == 3
+    loops, cut = outputs()
+    assert loops == [True, True]
+    for a, b in zip(whole, cut, strict=True):
         # Other shapes, perhaps other forms of a sum of up to 576 terms.
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -112,6 +120,21 @@ def test_the_option_that_is_used_is_known_here():
 
 
 def test_freed_memory_is_kept_where_glibc_is(monkeypatch):
+    # What this machine says, first.
     assert memory.keep_freed_memory() == (memory.platform.libc_ver()[0] == "glibc")
-    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    asked, taken = [], True
+
+    def mallopt(name, value):
+        asked.append((name, value))
+        return int(taken)
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.39"))
+    assert memory.keep_freed_memory()
+    # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's malloc.h.
+    assert sorted(asked) == [(-4, 0), (-2, 2**26), (-1, 2**31 - 1)]
+    taken = False
     assert not memory.keep_freed_memory()
+    asked.clear()
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    assert not memory.keep_freed_memory() and asked == []
