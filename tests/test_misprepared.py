@@ -68,6 +68,10 @@ def test_every_network_takes_every_contract():
         for name in CONTRACTS if spec.contract.order != "L" else ("raw", "unit", "tf"):
             found = other_contract(spec.contract, name)
             assert (found.method, found.fit) == (spec.contract.method, spec.contract.fit)
+            wanted, channels = CONTRACTS[name], len(spec.contract.mean)
+            assert (found.scale, found.mean) == (wanted.scale, wanted.mean[:channels])
+            assert found.std == wanted.std[:channels]
+            assert found.order == ("L" if spec.contract.order == "L" else wanted.order)
 
 
 def test_mistakes():

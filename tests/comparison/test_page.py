@@ -15,8 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from test_document import Page
 
 from tlflax.comparison.build import PLOTS, Comparison, compare
-from tlflax.report import style
-from tlflax.report.compare_plots import COSTS
+from tlflax.report import compare_plots, style
 
 
 class Figures(HTMLParser):
@@ -182,12 +181,37 @@ def test_runs_that_are_not_ranked_are_marked(tmp_path):
     assert all(note in page.words for note in content["notes"])
 
 
-def test_accuracy_over_what_each_run_took(made):
-    assert tuple(COSTS) == PLOTS[2:]
-    rows = json.loads((made / "compare.json").read_text())["runs"]
-    value, label = COSTS["seconds"]
-    assert [value(row) for row in rows] == [row["seconds"] for row in rows]
-    assert label == "seconds of training"
+# Where a cost is in compare.json, and what its axis is called.
+AXES = {
+    "parameters": ("parameters.total", "parameters"),
+    "trained_parameters": ("parameters.trained", "trained parameters (most in one stage)"),
+    "seconds": ("seconds", "seconds of training"),
+    "epoch_seconds": ("seconds_per_epoch", "seconds per epoch"),
+    "speed": ("images_per_second", "images per second, inference"),
+}
+
+
+@pytest.mark.parametrize("kind", PLOTS[2:])
+def test_accuracy_over_what_each_run_took(made, kind, monkeypatch):
+    content = json.loads((made / "compare.json").read_text())
+    figures = []
+    monkeypatch.setattr(compare_plots, "save", lambda figure, path: figures.append(figure))
+    compare_plots.draw(kind, content, {}, made / "x.png")
+    (ax,) = figures[0].axes
+    where, label = AXES[kind]
+    assert ax.get_xlabel() == label
+    costs = [(browser.at(row, where), row["test"]["accuracy"]) for row in content["runs"]]
+    costs = [pair for pair in costs if pair[0] is not None]
+    marks = [line for line in ax.lines if line.get_marker() not in ("", "None", None)]
+    drawn = [(float(m.get_xdata()[0]), float(m.get_ydata()[0])) for m in marks]
+    assert len(costs) == len(drawn) >= 2
+    for wanted, found in zip(costs, drawn, strict=True):
+        right, top = abs(ax.transData.transform(found) - ax.transData.transform(wanted))
+        # Marks at the same cost are moved apart, by six points each.
+        assert right * 72 / figures[0].dpi <= 6 * len(costs) / 2 and top < 0.01
+
+
+def test_every_picture_is_described():
     assert all(f"``{kind}``" in (Comparison.plot.__doc__ or "") for kind in PLOTS)
 
 

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from image_files import encoded, pixels, png
+from PIL import Image
 
 from tlflax.data.decode import decode
 from tlflax.data.source import load_dataset
 from tlflax.errors import ConfigError, DataError
 
 
-def build(root, name="tiny_pets", splits=None, extra=(), images=("image",), config=None):
+def build(root, name="tiny_pets", splits=None, extra=(), images=("image",), config=None,
+          make=png):  # fmt: skip
     """Prepares a real array_record dataset of PNG and palette images."""
     splits = splits or {"train": 12, "validation": 4, "test": 6}
 
@@ -36,7 +38,7 @@ def build(root, name="tiny_pets", splits=None, extra=(), images=("image",), conf
 
         def _generate_examples(self, split, count):
             for i in range(count):
-                row = {key: io.BytesIO(png(hash_of(split, i))) for key in images}
+                row = {key: io.BytesIO(make(hash_of(split, i))) for key in images}
                 row |= {"label": i % 2, "id": f"{split}{i}"} | {key: 2 for key in extra}
                 yield i, row
 
@@ -105,7 +107,7 @@ def test_not_prepared_says_how_and_what_is_near(prepared, tmp_path):
     assert "python scripts/prepare_data.py tiny_pet" in str(caught.value)
     with pytest.raises(DataError, match=r"python scripts/prepare_data\.py cifar10"):
         load(tmp_path / "nothing", tmp_path, "tfds:cifar10")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"data 'tfds:' is not one of .*tfds:NAME"):
         load(prepared, tmp_path, "tfds:")
 
 
@@ -140,10 +142,14 @@ def test_configurations(tmp_path):
 
 
 def test_palette_bytes_reach_the_decoder_untouched(tmp_path):
-    from PIL import Image
+    def palette(seed):
+        return encoded(Image.fromarray(pixels(seed)).quantize(4))
 
-    data = encoded(Image.fromarray(pixels(5)).quantize(4))
-    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3))})
-    record = features.serialize_example({"image": io.BytesIO(data)})
-    row = features.deserialize_example_np(record, decoders={"image": tfds.decode.SkipDecoding()})
-    assert row["image"] == data
+    build(tmp_path, make=palette)
+    data = load(tmp_path, tmp_path)
+    wanted = {palette(hash_of("train", i)) for i in range(12)}
+    assert {data.train.read(i) for i in range(12)} == wanted and len(wanted) == 12
+    first = data.train.read(0)
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.mode == "P"
+        assert np.array_equal(decode(first, "x"), np.asarray(image.convert("RGB")))

@@ -96,7 +96,7 @@ def test_bad_image_can_be_skipped_and_is_recorded(tmp_path):
 def test_repaired_image_is_used(tmp_path):
     data = write_tree(tmp_path / "d", {"a": 2, "b": 2})
     (data / "a" / "001.png").write_bytes(b"")
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"1 of 4 images cannot be used: a/001\.png: empty file"):
         run(data, tmp_path / "c")
     (data / "a" / "001.png").write_bytes(png(5))
     assert len(run(data, tmp_path / "c")[0]["train"]) == 4

@@ -63,10 +63,17 @@ def test_stored_order_is_not_drawn_anew_by_other_numpy_calls():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(0, 1, (0,)), (1, 0, (0,)), (1, 1, ()), (1, 1, (-1,)), (1, 1, (0,), 0)]
+    ("arguments", "says"),
+    [
+        ((0, 1, (0,)), "examples must be at least 1, not 0"),
+        ((1, 0, (0,)), "batch_size must be at least 1, not 0"),
+        ((1, 1, ()), r"seed must be integers >= 0, not \(\)"),
+        ((1, 1, (-1,)), r"seed must be .*not \(-1,\)"),
+        ((1, 1, (0,), 0), "multiple must be at least 1, not 0"),
+    ],
 )
-def test_plan_refuses(arguments):
-    with pytest.raises(ConfigError):
+def test_plan_refuses(arguments, says):
+    with pytest.raises(ConfigError, match=says):
         TrainPlan(*arguments)
 
 

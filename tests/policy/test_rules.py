@@ -149,11 +149,19 @@ def test_parse(train, expected):
 
 
 @pytest.mark.parametrize(
-    "train",
-    [3, (3,), (("a", 1, 2),), (("a", "b"),), (("a", -1),), (("a", float("nan")),), ((1, "a"),)],
+    ("train", "says"),
+    [
+        (3, r"train must be rules such as \('from block5',\), got 3"),
+        ((3,), "a rule is 'NAME' .*got 3"),
+        ((("a", 1, 2),), r"a rule is .*got \('a', 1, 2\)"),
+        ((("a", "b"),), "multiplier must be a number >= 0, got 'b'"),
+        ((("a", -1),), "multiplier must be a number >= 0, got -1"),
+        ((("a", float("nan")),), "multiplier must be a number >= 0, got nan"),
+        (((1, "a"),), r"a rule is .*got \(1, 'a'\)"),
+    ],
 )
-def test_parse_refuses(train):
-    with pytest.raises(PolicyError):
+def test_parse_refuses(train, says):
+    with pytest.raises(PolicyError, match=says):
         parse_rules(train)
 
 
