@@ -1,7 +1,6 @@
 """`python -m tlflax.cache`: what is kept, and deleting it."""
 
 import numpy as np
-import pytest
 
 from tlflax import cache, folders
 from tlflax.features.store import Store
@@ -45,8 +44,3 @@ def test_an_identity_that_cannot_be_read_is_no_reason_to_fail(capsys):
     (stored("a") / "identity.json").write_text("{")
     cache.main(["cache"])
     assert "? up to ?" in capsys.readouterr().out
-
-
-def test_help():
-    with pytest.raises(SystemExit):
-        cache.main(["cache", "--help"])

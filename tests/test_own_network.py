@@ -109,7 +109,10 @@ def test_image_size_that_the_weights_do_not_fit(tmp_path):
     stages = [tl.stage("head", epochs=1)]
     with pytest.raises(ConfigError, match=r"image_size 64 does not fit flat.h5 .* 33 pixels"):
         tl.fit(tl.classifier(str(flat), classes=3), data, stages)
-    assert tl.classifier(str(flat), classes=3, endpoint="max_pooling2d", image_size=64)
+    # Cut in front of the layer that wants this number of pixels.
+    cut = tl.classifier(str(flat), classes=3, endpoint="max_pooling2d", image_size=64)
+    assert cut.endpoints()[-1] == "max_pooling2d"
+    assert cut.model.architecture.image_size == 64
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_h5_gives_the_same_network(name, style, tmp_path):
 def test_goldens_are_informative(name):
     outputs = golden(name)["outputs"]
     for layer, stored in outputs.items():
-        norm, mean, largest, *samples = stored["values"]
+        norm, _, largest, *samples = stored["values"]
         rms = norm / np.sqrt(np.prod(stored["shape"]))
         raw = "resizing" in layer or "crop" in layer or "random" in layer
         assert rms > 1e-3 and (largest < 50 or raw), layer

@@ -88,7 +88,7 @@ def test_required(missing):
 
 
 def test_malformed_rules_are_policy_errors():
-    with pytest.raises(PolicyError, match="train must be rules .*got 5"):
+    with pytest.raises(PolicyError, match=r"train must be rules .*got 5"):
         make_stage(GOOD | {"train": 5})
 
 

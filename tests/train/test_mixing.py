@@ -250,22 +250,24 @@ def test_killed_with_everything_on_the_same_run_comes_out(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("network", "stage", "says"),
+    ("network", "stage", "boundary"),
     [
-        ({}, {}, "averages over its map; use mixup"),
-        ({"endpoint": "block2_pool"}, {"train": ("block2",)}, None),
-        ({"head": "flatten"}, {}, None),
-        ({}, {"train": ("block3",)}, None),
+        ({"endpoint": "block2_pool"}, {"train": ("block2",)}, "block1_pool"),
+        ({"head": "flatten"}, {}, "block3_pool"),
+        ({}, {"train": ("block3",)}, "block2_pool"),
         ({}, {"train": ("all",)}, None),
     ],
 )
-def test_cutmix_needs_something_to_cut(network, stage, says):
+def test_cutmix_has_something_to_cut(network, stage, boundary):
     (made,) = tiny.stages({"cutmix": 1.0, **stage})
-    model = tiny.model(**network)
-    if says is None:
-        assert model.policy(made)
-        return
+    assert tiny.model(**network).policy(made).boundary == boundary
+
+
+def test_cutmix_needs_something_to_cut():
+    (made,) = tiny.stages({"cutmix": 1.0})
+    model = tiny.model()
     with pytest.raises(PolicyError, match=r"stage 's0': cutmix needs pixels") as caught:
         model.policy(made)
-    assert says in str(caught.value) and "block3_pool" in str(caught.value)
-    assert model.policy(tiny.stages({"mixup": 1.0, **stage})[0])
+    assert "averages over its map; use mixup" in str(caught.value)
+    assert "block3_pool" in str(caught.value)
+    assert model.policy(tiny.stages({"mixup": 1.0})[0]).boundary == "block3_pool"
