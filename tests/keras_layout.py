@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
-import jax
 import numpy as np
 
 from tlflax import tree
+from tlflax.backbones.inventory import measure
 from tlflax.backbones.table import get
 from tlflax.convert.rules import KERAS_COUNTED
 
@@ -160,17 +160,9 @@ def is_depthwise(layer: str) -> bool:
 @functools.cache
 def inventory(spec_name: str) -> tuple[dict, tuple[str, ...]]:
     """Abstract variables of the whole chain and its layers in order, traced once a process."""
-    spec, layers = get(spec_name), []
-    side = max(spec.min_size, SIZE)
-
-    def trace(x):
-        record = {}
-        variables = spec.chain().init(jax.random.key(0), x, record=record)
-        layers[:] = record
-        return variables
-
-    images = jax.ShapeDtypeStruct((1, side, side, 3), np.uint8)
-    return jax.eval_shape(trace, images), tuple(layers)
+    spec = get(spec_name)
+    blocks, variables = measure(spec.chain(), max(spec.min_size, SIZE))
+    return variables, tuple(layer for block in blocks for layer in block.layers)
 
 
 # Two networks at a time: the deep ones are 240 MB each.

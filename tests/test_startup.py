@@ -23,8 +23,8 @@ def test_a_run_imports_only_what_its_first_step_needs():
     assert done.stdout.split() == []
 
 
-def model(head="gap", hidden=(), endpoint="auto", classes=("a", "b")):
-    return Model(Architecture("glyph_cnn", endpoint, classes, 16, head, hidden))
+def model(head="gap", hidden=(), endpoint="auto", classes=("a", "b"), size=16):
+    return Model(Architecture("glyph_cnn", endpoint, classes, size, head, hidden))
 
 
 def shapes(variables):
@@ -59,7 +59,8 @@ def test_a_model_is_traced_once(monkeypatch):
         return traced(self, *args, **kwargs)
 
     monkeypatch.setattr(Chain, "__call__", counting)
-    network = model(endpoint="block2_pool").with_classes(("x", "y", "z"))
+    # A size of its own: traces are remembered.
+    network = model(endpoint="block2_pool", size=19).with_classes(("x", "y", "z"))
     assert network.abstract["params"]["head"] and network.anatomy.paths
     network.init(0, head_only=True)
     assert calls == [None]
