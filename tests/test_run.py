@@ -122,17 +122,17 @@ def test_terminated_in_the_first_stage_and_killed_in_the_second(reference, tmp_p
     finish(arguments, run, reference[0])
 
 
-def test_a_complete_run_is_left_alone(reference, monkeypatch, capsys):
-    folder, arguments = reference
+def test_a_complete_run_is_left_alone(finished, monkeypatch, capsys):
+    folder, result, _ = finished
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    from tlflax import main
 
     def never(*args, **kwargs):
         raise AssertionError("read")
 
     for name in ("load_dataset", "predictions_of", "Streams"):
         monkeypatch.setattr(runs, name, never)
-    main.main([*arguments, str(folder)])
+    again = runs.run(small(baseline=True, baseline_epochs=1), folder)
+    assert plain(again.results) == plain(result.results)
     assert "is complete" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == files
 
