@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ def pytest_configure(config):
     # compiling, and many programs are needed by several files.
     if not hasattr(config, "workerinput"):
         os.environ["TLFLAX_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="tlflax-programs-")
+        # Nobody reads where in the source an operation came from; writing it down takes 8 %.
+        os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 
 def pytest_unconfigure(config):
@@ -41,6 +44,13 @@ def pytest_collection_modifyitems(items):
     lost = sorted(name for name in listed - found if name.partition("::")[0] in files)
     if lost and len(files) > 50:
         raise pytest.UsageError(f"tests/slow.txt names tests that there are not: {', '.join(lost)}")
+
+
+def pytest_collection_finish():
+    # Modules and tests stay until the end; JAX makes collecting garbage expensive.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 25, 25)
 
 
 @pytest.fixture(autouse=True)

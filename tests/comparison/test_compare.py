@@ -286,8 +286,11 @@ def test_in_a_notebook(tmp_path):
         found.plot("sped")
 
 
-def test_the_function_stays_a_function_after_the_module_was_imported(tmp_path, capsys):
+def test_the_function_stays_a_function_after_the_module_was_imported(tmp_path, capsys, monkeypatch):
     from tlflax.compare import main
+    from tlflax.report import compare_plots
+
+    monkeypatch.setattr(compare_plots, "draw", made_up.blank)
 
     a, b = two(tmp_path, report={"warnings": ["One thing.", "Another thing."]})
     main(["compare", str(a), str(b), "--out", str(tmp_path / "out")])

@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import browser
+import made_up
 import pytest
 from made_up import predictions, right, write
 from PIL import Image
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from test_document import Page
 
 from tlflax.comparison.build import PLOTS, Comparison, compare
-from tlflax.report import compare_plots, style
+from tlflax.report import canvas, compare_plots, style
 
 
 class Figures(HTMLParser):
@@ -168,7 +169,8 @@ def test_warnings_are_folded_by_run(made):
         assert [html.unescape(s) for s in found] == rows[name]["warnings"]
 
 
-def test_runs_that_are_not_ranked_are_marked(tmp_path):
+def test_runs_that_are_not_ranked_are_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_plots, "draw", made_up.blank)
     data = {"source": "folder:pets", "fingerprint": "abc", "chosen_on_test": True}
     runs = [
         write(tmp_path / "literal", predictions(right(60, [])), report={"data": data}),
@@ -235,7 +237,8 @@ def test_pictures(made):
             assert image.width >= 1000 and len(image.convert("RGB").getcolors(1 << 20) or ()) > 20
 
 
-def test_many_runs_and_many_pairs(tmp_path):
+def test_many_runs_and_many_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas, "DPI", 40)
     runs = [
         write(tmp_path / f"run_{i:02}", predictions(right(60, range(4 * i))), epochs=1 + i)
         for i in range(9)

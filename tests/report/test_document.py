@@ -1,5 +1,6 @@
 import ast
 import base64
+import functools
 import html
 import io
 import json
@@ -16,7 +17,7 @@ from report_samples import run
 import tlflax.evaluate
 import tlflax.report
 from tlflax.evaluate.metrics import Predictions, summarise
-from tlflax.report import style
+from tlflax.report import document, style
 from tlflax.report.document import plain, to_json, write_report
 from tlflax.report.exhibits import Activations, Exhibits
 from tlflax.report.thumbnails import picture
@@ -65,6 +66,19 @@ def _write(tmp_path, sample, thumbnail=lambda i: None, config=None):
     )
 
 
+@functools.cache
+def _drawn_before():
+    report, rows, scratch, _ = run(["cat", "dog", "owl"])
+    return document.figures(report, rows, scratch, report["data"]["class_names"])
+
+
+@pytest.fixture
+def any_plots(monkeypatch):
+    """The page shows plots of another run: drawing takes most of the time of writing one."""
+    _drawn_before()
+    monkeypatch.setattr(document, "figures", lambda *_: dict(_drawn_before()))
+
+
 def test_files_and_numbers_agree(tmp_path):
     report, page = _write(tmp_path, run(["cat", "dog", "owl"], n=90, accuracy=0.8))
     assert sorted(os.listdir(tmp_path)) == [
@@ -101,7 +115,7 @@ def test_files_and_numbers_agree(tmp_path):
     assert report["weights"]["sha256"] in page.words
 
 
-def test_balanced_accuracy_is_shown_where_classes_differ_in_size(tmp_path):
+def test_balanced_accuracy_is_shown_where_classes_differ_in_size(tmp_path, any_plots):
     sample = run(["cat", "dog", "owl"], n=90, accuracy=0.8)
     _, page = _write(tmp_path, sample)
     assert "Balanced accuracy" not in page.words
@@ -115,7 +129,7 @@ def test_balanced_accuracy_is_shown_where_classes_differ_in_size(tmp_path):
     assert f"Balanced accuracy {style.percent(value)}" in page.words
 
 
-def test_what_a_stage_mixes_is_shown(tmp_path):
+def test_what_a_stage_mixes_is_shown(tmp_path, any_plots):
     sample = run(["cat", "dog"], baseline=False)
     sample[0]["stages"][0] |= {"mixup": 0.2, "class_weights": "balanced", "sampling": "balanced"}
     sample[0]["stages"][1] |= {"class_weights": {"cat": 2.0}}
@@ -155,7 +169,7 @@ def test_outputs_of_layers(tmp_path):
     assert [sum(i.getpixel((i.width - 1, 0))) > 384 for i in (own, other)] == [True, False]
 
 
-def test_why_no_outputs_of_layers_are_shown(tmp_path):
+def test_why_no_outputs_of_layers_are_shown(tmp_path, any_plots):
     reason = "no layer of mine has a map of positions"
     _, page = _write(tmp_path, run(["cat", "dog"], activations={"layers": [], "reason": reason}))
     assert f"No picture of layers: {reason}." in page.words
@@ -172,7 +186,7 @@ def test_nothing_is_fetched(tmp_path):
     assert page.tags.count("h1") == 1 and page.tags.count("main") == 1
 
 
-def test_hostile_names_are_shown_and_do_nothing(tmp_path):
+def test_hostile_names_are_shown_and_do_nothing(tmp_path, any_plots):
     report, rows, scratch, test = run(HOSTILE, n=60, accuracy=0.5, warnings=["<img src=x>"])
     report["data"]["source"] = "folder:<i>x</i>"
     report["data"]["skipped"][0]["file"] = "<u>file</u>.jpg"
@@ -235,7 +249,7 @@ def test_unlabelled_and_diverged(tmp_path):
     assert "training diverged" in page.words
 
 
-def test_warnings_and_changed_frozen_weights_stand_out(tmp_path):
+def test_warnings_and_changed_frozen_weights_stand_out(tmp_path, any_plots):
     sample = run(["a", "b"], warnings=["first thing", "second thing"])
     sample[0]["stages"][0]["frozen_unchanged"] = False
     _, page = _write(tmp_path, sample)
@@ -243,7 +257,7 @@ def test_warnings_and_changed_frozen_weights_stand_out(tmp_path):
     assert '<strong class="bad">no</strong>' in (tmp_path / "report.html").read_text()
 
 
-def test_many_classes_fold_and_start_with_the_weakest(tmp_path):
+def test_many_classes_fold_and_start_with_the_weakest(tmp_path, any_plots):
     names = [f"class {i}" for i in range(40)]
     report, page = _write(tmp_path, run(names, n=400, accuracy=0.7))
     worst = min(report["test"]["per_class"].values(), key=lambda scores: scores["recall"])

@@ -3,10 +3,17 @@ import pytest
 from PIL import Image
 from report_samples import history
 
+from tlflax.report import canvas, plots
 from tlflax.report import matrix as matrices
-from tlflax.report import plots
 from tlflax.report.matrix import confusion
 from tlflax.report.plots import chosen, curves
+
+
+@pytest.fixture(autouse=True)
+def coarse(request, monkeypatch):
+    """A quarter of the dots: all but two pictures are looked at for their shape alone."""
+    if request.node.name not in ("test_curves_with_stages[2]", "test_confusion_sizes[7]"):
+        monkeypatch.setattr(canvas, "DPI", 50)
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def test_curves_with_stages(tmp_path, figures, stages):
     names = [f"a rather long name of stage {i}" for i in range(stages)]
     rows, scratch = history([(name, 2) for name in names]), history([("scratch", 9)])
     curves(rows, scratch, tmp_path / "c.png", best_step=rows[-1]["step"])
-    assert _size(tmp_path / "c.png")[0] == 1400
+    assert _size(tmp_path / "c.png")[0] == 7 * canvas.DPI
     top, bottom = figures[0].axes
     for ax, metric in ((top, "loss"), (bottom, "accuracy")):
         assert _lines(ax) == {
@@ -110,7 +117,7 @@ def test_confusion_sizes(tmp_path, figures, k):
     confusion(matrix, [f"class {i} $x$ \N{CJK UNIFIED IDEOGRAPH-732B}" for i in range(k)],
               tmp_path / "m.png")  # fmt: skip
     width, height = _size(tmp_path / "m.png")
-    assert width == height <= 1400
+    assert width == height <= 7 * canvas.DPI
     (ax,) = figures[0].axes
     shares = ax.images[0].get_array()
     np.testing.assert_allclose(shares[:-1], matrix[:-1] / matrix[:-1].sum(1, keepdims=True))
