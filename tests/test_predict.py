@@ -22,7 +22,7 @@ def moved(tmp_path_factory):
     config = {
         "data": f"folder:{root / 'data'}", "backbone": "glyph_cnn", "weights": "none",
         "image_size": 16, "batch_size": 16, "seed": 3,
-        "stages": ({"name": "a", "epochs": 4, "train": "all", "lr": 3e-3, "bn": "train"},),
+        "stages": ({"name": "a", "epochs": 4, "train": "block3", "lr": 3e-3, "bn": "train"},),
     }  # fmt: skip
     runs.run(config, root / "made")
     (root / "made").rename(root / "elsewhere")

@@ -1,5 +1,7 @@
 """The layers that are written in a form of their own, against flax' and XLA's."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,15 +21,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("size", "window", "stride", "padding"), CASES)
-def test_max_pool_and_its_gradient_are_those_of_a_window_reduction(
-    size, window, stride, padding, dtype
-):
+def drawn(size, dtype):
     # All different, so that each window has one largest number; some windows are all negative.
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.permutation(2 * size[0] * size[1] * 3).reshape(2, *size, 3) - 150.0)
-    x = (x / 2).astype(dtype) if dtype == np.float32 else x.clip(-150, 105).astype(dtype)
+    x = rng.permutation(2 * size[0] * size[1] * 3).reshape(2, *size, 3) - 150.0
+    return jnp.asarray(x / 2 if dtype == np.float32 else x.clip(-150, 105), dtype)
+
+
+def results(x, window, stride, padding):
+    """Values and gradients of ours and theirs."""
     pair = [(n, n) if isinstance(n, int) else n for n in (window, stride)]
 
     def ours(x):
@@ -36,10 +38,28 @@ def test_max_pool_and_its_gradient_are_those_of_a_window_reduction(
     def theirs(x):
         return nn.max_pool(x, pair[0], pair[1], padding)
 
-    y, back = jax.vjp(ours, x)
-    expected, expected_back = jax.vjp(theirs, x)
+    found = []
+    for function in (ours, theirs):
+        y, back = jax.vjp(function, x)
+        g = np.random.default_rng(1).normal(size=y.shape)
+        # Of bfloat16 windows several numbers may be the largest.
+        found.append((y, back(jnp.asarray(g, y.dtype))[0] if y.dtype == np.float32 else None))
+    return found
+
+
+@functools.cache
+def computed(dtype):
+    """All cases from one program: each would compile dozens of single operations."""
+    inputs = [drawn(case[0], dtype) for case in CASES]
+    run = jax.jit(lambda xs: [results(x, *case[1:]) for x, case in zip(xs, CASES, strict=True)])
+    return run(inputs)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_max_pool_and_its_gradient_are_those_of_a_window_reduction(case, dtype):
+    (y, gradient), (expected, expected_gradient) = computed(dtype)[CASES.index(case)]
     assert y.dtype == dtype and np.array_equal(y, expected)
     if dtype == np.float32:
-        g = jnp.asarray(rng.normal(size=y.shape), dtype)
         # Sums of up to nine numbers in another order.
-        np.testing.assert_allclose(back(g)[0], expected_back(g)[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)

@@ -63,7 +63,11 @@ def test_other_layouts_give_the_same(style, root, arrays, tmp_path):
 
 @pytest.mark.parametrize("style", ["keras2", "vgg2016"])
 def test_vgg_names_of_2016_and_of_today(style, tmp_path):
-    weights = load(write_h5(tmp_path / "w.h5", keras_arrays("vgg16"), style), "vgg16")
+    top = {"flatten": {}} if style == "vgg2016" else {}
+    for layer in ("fc1", "fc2", "predictions") if top else ():
+        top[layer] = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    weights = load(write_h5(tmp_path / "w.h5", keras_arrays("vgg16") | top, style), "vgg16")
+    assert weights.certificate["left_out"][:1] == ["fc1/fc1_W_1"][: len(top)]
     layer = weights.variables["params"]["block5_conv3"]["block5_conv3"]
     np.testing.assert_array_equal(layer["bias"], draw("block5_conv3", "bias", (512,)))
     np.testing.assert_array_equal(layer["kernel"], draw("block5_conv3", "kernel", (3, 3, 512, 512)))
@@ -100,14 +104,6 @@ def test_classifier_of_the_source_is_left_out_and_noted(arrays, tmp_path):
     assert weights.notes == ("2 arrays of the source's own classifier were left out",)
     assert weights.certificate["left_out"] == ["predictions/kernel", "predictions/bias"]
     assert weights.certificate["statement"].startswith("all 260 arrays placed")
-
-
-def test_vgg_with_its_classifier(tmp_path):
-    top = {"flatten": {}}
-    for layer in ("fc1", "fc2", "predictions"):
-        top[layer] = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
-    path = write_h5(tmp_path / "w.h5", keras_arrays("vgg16") | top, "vgg2016")
-    assert load(path, "vgg16").certificate["left_out"][0] == "fc1/fc1_W_1"
 
 
 def test_other_number_types_become_float32(arrays, tmp_path):

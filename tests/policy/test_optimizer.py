@@ -120,8 +120,7 @@ def test_state_has_trained_leaves_only():
 @pytest.mark.parametrize("steps", [1, 9, 10])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 1.0])
 def test_schedules_are_finite_positive_and_bounded(name, steps, warmup):
-    f = make_schedule(name, 0.2, steps, warmup)
-    rates = np.array(jax.vmap(f)(jnp.arange(steps)))
+    rates = rates_of(name, steps, warmup)
     assert np.isfinite(rates).all()
     assert (rates >= 0).all()
     assert rates.max() <= 0.2 * (1 + 1e-6)
@@ -130,7 +129,8 @@ def test_schedules_are_finite_positive_and_bounded(name, steps, warmup):
 
 def rates_of(name, steps, warmup=0.0):
     f = make_schedule(name, 0.2, steps, warmup)
-    return np.array(jax.vmap(f)(jnp.arange(steps)))
+    # One length for all: each would be compiled anew.
+    return np.array(jax.vmap(f)(jnp.arange(100)))[:steps]
 
 
 def test_schedule_shapes():

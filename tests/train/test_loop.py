@@ -43,9 +43,10 @@ def test_learns_and_reports(whole):
 
 def test_same_seed_same_bits_other_seed_other(tmp_path):
     stage = {"epochs": 1, "augment": "flip_crop"}
-    start = tiny.model().init(0)
+    small = tiny.model(endpoint="block1_pool")
+    start = small.init(0)
     a, b, c = (
-        tiny.fit(tmp_path / str(i), stage, seed=seed, variables=start).variables
+        tiny.fit(tmp_path / str(i), stage, network=small, seed=seed, variables=start).variables
         for i, seed in enumerate((5, 5, 6))
     )
     assert tiny.same(a, b)
@@ -144,7 +145,8 @@ def test_the_next_stage_starts_from_the_best(tmp_path, monkeypatch):
 
 def test_equal_scores_keep_the_first_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(stage_run, "score", lambda accuracy, loss, n, select: 0.5)
-    out = tiny.fit(tmp_path, {"epochs": 2}, {"epochs": 2, "lr": 1e-4})
+    small = tiny.model(endpoint="block1_pool")
+    out = tiny.fit(tmp_path, {"epochs": 2}, {"epochs": 2, "lr": 1e-4}, network=small)
     assert out.best["step"] == 3
     with Checkpoints(tmp_path / "checkpoints") as found:
         assert tiny.same(found.variables(3, out.variables), out.variables)
@@ -182,13 +184,14 @@ def test_nan_is_one_clear_error_and_keeps_the_last_good_checkpoint(tmp_path, mon
         return lambda step: (step < 3) * peak + (step >= 3) * 1e30
 
     monkeypatch.setattr(stage_run, "make_schedule", schedule)
+    small = tiny.model(endpoint="block1_pool")
     with pytest.raises(Diverged) as caught:
-        tiny.fit(tmp_path, {"epochs": 4, "train": "all", "optimizer": "sgd"})
+        tiny.fit(tmp_path, {"epochs": 4, "train": "all", "optimizer": "sgd"}, network=small)
     text = str(caught.value)
     assert "stage 's0'" in text and "step 3, validation accuracy" in text and "Lower lr" in text
     with Checkpoints(tmp_path / "checkpoints") as found:
         assert found.latest_step == 3
-        kept = tiny.flat(found.variables(3, tiny.model().init(0)))
+        kept = tiny.flat(found.variables(3, small.init(0)))
     assert all(np.isfinite(v).all() for v in kept.values())
 
 
@@ -199,7 +202,7 @@ def test_nan_after_the_last_update_of_an_epoch_is_not_saved(tmp_path, monkeypatc
 
     monkeypatch.setattr(stage_run, "make_schedule", schedule)
     with pytest.raises(Diverged, match=r"validation loss .* no checkpoint"):
-        tiny.fit(tmp_path, {"epochs": 2})
+        tiny.fit(tmp_path, {"epochs": 2}, network=tiny.model(endpoint="block1_pool"))
     assert tiny.rows(tmp_path) == []
 
 
@@ -210,12 +213,17 @@ def test_select(tmp_path, monkeypatch, select, best):
 
 
 def scripted(monkeypatch, results):
-    """Replaces the validation by given (accuracy, loss) pairs."""
+    """Replaces the validation by given (accuracy, loss) pairs, and the steps by counting."""
     from tlflax.train.streams import Streams
 
     queue = iter(results)
     monkeypatch.setattr(Streams, "validation", lambda *a: lambda variables: None)
     monkeypatch.setattr(stage_run, "accuracy_and_loss", lambda log_p, labels: next(queue))
+
+    def counted(state, frozen, batch):
+        return {**state, "step": state["step"] + 1}, 0.0
+
+    monkeypatch.setattr(stage_run, "make_train_step", lambda *args, **kwargs: counted)
 
 
 @pytest.mark.parametrize(

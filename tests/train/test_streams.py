@@ -1,6 +1,7 @@
 """Cached features are the same training; evaluation never sees an augmentation."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -80,29 +81,41 @@ def test_what_is_cached(tmp_path, stage, cached, below):
     assert batch["image"].shape == (13, *shape.get(below, (8, 8, 16)))
 
 
+def asked(folder, *entries, **changes):
+    """Asks for what a training reads, stage by stage, as it does; the last stage's."""
+    job = tiny.job(folder, *entries, **changes)
+    for stage, policy in zip(job.stages, job.policies, strict=True):
+        data = job.streams.training(job.variables, policy, stage)
+        job.streams.validation(job.variables, policy)
+        # Heads differ from stage to stage.
+        head = jax.tree.map(lambda x: x + 1, job.variables["params"]["head"])
+        job.variables = {**job.variables, "params": {**job.variables["params"], "head": head}}
+    return job, data
+
+
 def test_features_are_shared_by_stages_heads_rates_and_seeds(tmp_path, monkeypatch):
     computed = counted(monkeypatch)
     variables = tiny.model().init(0)
-    tiny.fit(tmp_path / "a", {}, {"lr": 1e-4}, {"train": "block3"}, variables=variables)
+    asked(tmp_path / "a", {}, {"lr": 1e-4}, {"train": "block3"}, variables=variables)
     # Head and validation, the same again, then from block2_pool on.
     assert computed == [39, 21, 0, 0, 39, 21]
     computed.clear()
     other = tiny.model(dropout=0.5).init(7)
     other["params"]["backbone"] = variables["params"]["backbone"]
     network = tiny.model(dropout=0.5)
-    tiny.fit(tmp_path / "b", {"lr": 1e-2}, network=network, variables=other, seed=3)
+    asked(tmp_path / "b", {"lr": 1e-2}, network=network, variables=other, seed=3)
     assert computed == [0, 0]
     changed = jax.tree.map(lambda x: x + 0.5, variables)
-    tiny.fit(tmp_path / "c", {}, variables=changed)
+    asked(tmp_path / "c", {}, variables=changed)
     assert computed == [0, 0, 39, 21]
 
 
 def test_images_move_between_splits_without_being_computed_again(tmp_path, monkeypatch):
     computed = counted(monkeypatch)
     images, variables = tiny.data(), tiny.model().init(0)
-    tiny.fit(tmp_path / "a", {}, variables=variables)
+    asked(tmp_path / "a", {}, variables=variables)
     swapped = dataclasses.replace(images, train=images.val, val=images.train)
-    tiny.fit(tmp_path / "b", {}, images=swapped, variables=variables)
+    asked(tmp_path / "b", {}, images=swapped, variables=variables)
     assert computed == [39, 21, 0, 0]
 
 
@@ -144,16 +157,18 @@ def test_what_does_not_fit_is_computed_every_time_and_said(tmp_path):
 
 
 def test_damaged_features_are_made_again(tmp_path):
-    first = tiny.fit(tmp_path / "a", {})
-    folder = Path(first.stages[0]["cache"]["folder"])
-    for path in folder.glob("*.npy"):
+    plan, variables = TrainPlan(39, 39, (0, 0)), tiny.model().init(0)
+    _, first = asked(tmp_path / "a", {}, variables=variables)
+    (before,) = first.batches(plan, 0, 1)
+    rows = before["image"].copy()
+    for path in Path(first.facts["folder"]).glob("*.npy"):
         data = bytearray(path.read_bytes())
         data[-1] ^= 64
         path.write_bytes(data)
-    job = tiny.job(tmp_path / "b", {})
-    second = train(job)
+    job, second = asked(tmp_path / "b", {}, variables=variables)
     assert any("were damaged" in note for note in job.streams.notes)
-    np.testing.assert_array_equal(losses(first), losses(second))
+    (again,) = second.batches(plan, 0, 1)
+    np.testing.assert_array_equal(again["image"], rows)
 
 
 def test_bfloat16_rows_cost_half_and_nearly_the_same(tmp_path):
@@ -216,10 +231,10 @@ def test_stored_rows_are_what_the_prefix_gives(tmp_path):
     data = job.streams.training(job.variables, job.policies[0], job.stages[0])
     (batch,) = data.batches(TrainPlan(39, 39, (0, 0)), 0, 1)
     pixels = job.streams.images("train").batch(batch["index"])
-    wanted = (
-        tiny.model().module().apply(job.variables, pixels, stop="block2_pool", method="features")
-    )
-    # Compiled operation by operation here: sums of 576 terms in another order.
+    module = tiny.model().module()
+    apply = functools.partial(module.apply, stop="block2_pool", method="features")
+    wanted = jax.jit(apply)(job.variables, pixels)
+    # Another program: sums of 576 terms in another order.
     np.testing.assert_allclose(batch["image"], wanted, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(batch["label"], tiny.data().train.labels[batch["index"]])
 
@@ -253,8 +268,11 @@ def test_augmentation_never_reaches_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(streams, "Images", Recorder)
     for key, cache in (("none", "off"), ("flip_crop", "off"), ("shift_rotate", "views:1")):
         job = tiny.job(tmp_path / key, {"augment": key, "epochs": 1}, cache=cache)
-        out = train(job)
-        job.streams.predict(out.variables, "test", job.policies[0].boundary)
+        (policy,), start = job.policies, job.variables
+        data = job.streams.training(start, policy, job.stages[0])
+        assert len(list(data.batches(TrainPlan(39, 16, (0, 0)), 0, 3))) == 3
+        job.streams.validation(start, policy)(start)
+        job.streams.predict(start, "test", policy.boundary)
     for name in ("val", "test"):
         assert seen["none", name] == seen["flip_crop", name] == seen["shift_rotate", name]
         assert len(seen["none", name]) == {"val": 21, "test": 15}[name]
