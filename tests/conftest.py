@@ -8,6 +8,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Files of 8 s and more, the longest first: one that comes last is waited for by all workers.
+LONG = (
+    "train/test_loop.py", "test_tutorials.py", "test_inside.py", "evaluate/test_interpretation.py",
+    "backbones/test_chain.py", "train/test_mixing.py", "ops/test_conv_forward.py",
+    "test_predict.py", "train/test_streams.py", "test_run.py", "convert/test_convert_command.py",
+    "ops/test_depthwise.py", "backbones/test_goldens.py", "train/test_interpolate.py",
+    "train/test_freezing.py", "report/test_document.py", "export/test_export_torch.py",
+    "export/test_stablehlo.py", "test_own_network.py", "test_misuse.py", "test_heads.py",
+    "test_api.py",
+)  # fmt: skip
+
 
 def pytest_configure(config):
     # One folder of compiled programs for all workers of this session: half the time goes into
@@ -31,6 +42,9 @@ def _listed() -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     listed = set(_listed())
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONG)}
+    assert all(path.is_file() for path in ranks), "LONG names a file that there is not"
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     found, files = set(), set()
     for item in items:
         name = item.nodeid.removeprefix("tests/")

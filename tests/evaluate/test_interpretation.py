@@ -174,7 +174,7 @@ def test_predicted_classes_are_the_default_and_batches_change_nothing(glyphs):
     lens, variables = glyphs
     x = images(16, n=5)
     found = lens.grad_cam(x)
-    logits = np.asarray(lens.model.module().apply(variables, jnp.asarray(x)))
+    logits = np.asarray(jax.jit(lens.model.module().apply)(variables, jnp.asarray(x)))
     assert found.classes.tolist() == logits.argmax(1).tolist()
     np.testing.assert_allclose(found.probabilities, jax.nn.softmax(logits), atol=1e-5)
     np.testing.assert_array_equal(found.pixels, x)
