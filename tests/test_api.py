@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from tiny import quick_compilation  # noqa: F401
+from tiny import coarse_pictures, quick_compilation  # noqa: F401
 
 import tlflax as tl
 from tlflax.errors import ConfigError, DataError, PolicyError

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from tiny import quick_compilation as quick_compilation
+from tiny import coarse_pictures, quick_compilation  # noqa: F401
 
 import tlflax as tl
 from tlflax import tree

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from tiny import quick_compilation as quick_compilation
+from tiny import coarse_pictures, quick_compilation  # noqa: F401
 
 from tlflax import run as runs
 from tlflax.backbones.chain import Chain

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from keras_models import drawn, write_h5
-from tiny import quick_compilation as quick_compilation
+from tiny import coarse_pictures, quick_compilation  # noqa: F401
 
 import tlflax as tl
 from tlflax import tree, zoo

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
-from tiny import quick_compilation  # noqa: F401
+from tiny import coarse_pictures, quick_compilation  # noqa: F401
 
 from tlflax import predict
 from tlflax import run as runs

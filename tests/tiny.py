@@ -62,6 +62,16 @@ def quick_compilation():
         jax.config.update(name, value)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def coarse_pictures():
+    """Import it where whole runs draw their pictures and nobody looks at them."""
+    from tlflax.report import canvas
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "DPI", 50)
+        yield
+
+
 @functools.cache
 def stripes() -> Path:
     """Folder with 13 training, 7 validation and 5 test images a class."""

@@ -1,6 +1,7 @@
 """What every page is made with: one style, pictures inside, no request to anywhere."""
 
 import base64
+import functools
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,12 @@ def render(template: str, view: Mapping[str, Any]) -> str:
       template: file name.
       view: its variables.
     """
+    return _environment().get_template(template).render(view)
+
+
+# A second of compiling for a report's templates: once, also for a study of many runs.
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tlflax", "report"),
         autoescape=True,
@@ -69,4 +76,4 @@ def render(template: str, view: Mapping[str, Any]) -> str:
         shorten=style.shorten,
     )
     environment.tests["finite"] = style.finite
-    return environment.get_template(template).render(view)
+    return environment
