@@ -6,7 +6,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny import quick_compilation as quick_compilation
 
 from tlflax.model import Architecture, Model
 

@@ -52,7 +52,7 @@ def lowered(model, batch, train="all", bn="stored", start=None, remat=False, **o
     (stage,) = tiny.stages({"train": train, "bn": bn})
     policy = model.policy(stage)
     tx = options.pop("tx", None) or optax.sgd(0.1)
-    state, frozen = jax.eval_shape(lambda: split_variables(model.init(0), policy, tx))
+    state, frozen = jax.eval_shape(lambda v: split_variables(v, policy, tx), model.abstract)
     module = model.module(policy.live, remat=remat)
     step = make_train_step(module, tx, seed=options.pop("seed", (0, 0)), start=start, **options)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)

@@ -90,7 +90,7 @@ def test_a_head_step_costs_a_forward_pass():
     from tlflax.model import Architecture, Model
 
     network = Model(Architecture("mobilenet_v2_0.35", "auto", ("a", "b"), 64, dropout=0.2))
-    variables = jax.eval_shape(lambda: network.init(0))
+    variables = network.abstract
     batch = {
         "image": jax.ShapeDtypeStruct((4, 64, 64, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((4,), np.int32),
