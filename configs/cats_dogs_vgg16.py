@@ -28,7 +28,7 @@ Measured on 1,000 photos (800 train, 200 validate; 400 test images), 150 px, Nov
 have here (``--config.backbone=mobilenet_v2_0.35 --config.tune="from block_16"``); test accuracy
 with its 95 % Wilson interval, and seconds on two CPU cores shared with other jobs:
 
-    frozen          .915 (.884-.939)   about 20 s
+    frozen          .915 (.884-.939)   33 s
     frozen_aug      .912 (.881-.936)   119 s
     block5          .915 (.884-.939)   54 s
     block5_aug      .915 (.884-.939)   151 s

@@ -34,7 +34,7 @@ origin, EarlyBlight and Healthy (192 train, 48 validate, 80 test images), on whi
 classifier is not accurate either: there are no photos of shoes here. November 2026; test accuracy
 with its 95 % Wilson interval, and seconds on two CPU cores shared with other jobs:
 
-    before    .500 (.393-.607)   the untrained head
+    before    .500 (.393-.607)   untrained: the last layer starts at zero, so all get one answer
     shoes     .613 (.503-.712)   162 s; validation .625 after the head, .688 at the end
     literal   .762 (.659-.842)   268 s; validation .833 after 10 epochs, .792 at the end
 
