@@ -43,7 +43,7 @@ jobs:
     study_depth      none (8 s), last 25 (37 s) and all (46 s) .316 (.288-.345): at 1e-5 nothing
                      better than the head was found on the validation images; last 50 .352
                      (.323-.382) 32 s, better than each of them (McNemar, Holm: p = .033)
-    literal          .346 (.317-.376) 21 s; its pixels are wrong, and at 32 px no cost of that can be
+    literal          .346 (.317-.376) 21 s; its pixels are wrong, but at 32 px no cost of that is
                      seen: beside, it is .5 points better (interval -2.6 to 3.6, McNemar p = .80)
     vgg16, vgg16_tune are features and fine-tuned of study_ways with this network
     resnet50, mobilenet_v2
