@@ -17,7 +17,8 @@ Several runs, compared on the same test images in WORKDIR/compare.html (the tuto
   study_ways     scratch, features, fine-tuned
   study_depth    none, the last quarter, the last half, all of the blocks fine-tuned
   study_networks the networks above; others: study_networks=vgg16,mobilenet_v2_0.35. Those that
-                 need larger images than the others get --config.enlarged_size
+                 need larger images than the others get --config.enlarged_size (75 for
+                 InceptionV3: give it too, with --config.image_size above that)
   beside         vgg16_tune and literal
   binary         cats and dogs, 200 images each (160 train, 40 validate), all three ways
 

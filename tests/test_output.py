@@ -30,6 +30,8 @@ def test_what_no_file_can_be_is_refused_before_the_work(tmp_path, monkeypatch, c
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match=r"--out .*pipe is no ordinary file"):
         command(images, tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"--out /dev/\w+ is no ordinary file"):
+        command(images, "/dev/stdout")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(ConfigError, match=r"folder .* cannot be written to"):
         command(images, tmp_path / "a.json")

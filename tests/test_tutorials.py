@@ -331,6 +331,11 @@ def test_every_form_of_data_splits_on_the_command_line(name):
             flags = [f"--config.data_splits.val={text}", "--config.data_splits.test", text]
             config, _ = main.parse(["main", f"--config={file}{variant}", *flags, "--workdir=w"])
             assert configs.plain(config)["data_splits"] == {"val": value, "test": value}
+    # A value that was forgotten is no other flag.
+    config, folder = main.parse(
+        ["main", f"--config={file}", "--config.data_splits.val", "--workdir=w"]
+    )
+    assert str(folder) == "w" and configs.plain(config)["data_splits"]["val"] in ("true", True)
 
 
 def test_split_names_that_have_no_meaning(tmp_path):

@@ -121,7 +121,7 @@ def job(folder: Path, *entries: dict, images=None, network=None, cache="auto", s
     return Job(
         network, variables, chosen, [network.policy(s) for s in chosen], streams, folder, 16, seed,
         placement, changes.pop("guard", None) or Guard(), changes.pop("select", "accuracy"),
-        images.fingerprint, say=lambda line: None,
+        images.fingerprint, say=lambda line: None, keep_stages=changes.pop("keep_stages", False),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ in the file is an error; keys of a config's own (a number that people will want 
 in `stages` through ``config.get_ref``) are added inside ``with config.unlocked():``.
 """
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -172,10 +173,21 @@ def resolve(config: Any) -> dict[str, Any]:
             raise ConfigError(f"the config has no {key}; add --config.{key}={example}")
     if not values["stages"] or not all(isinstance(s, Mapping) for s in values["stages"]):
         raise ConfigError("the config has no stages; stages must be a tuple of dicts")
+    # Where a config file replaces data_splits as a whole, "test" makes a flag's number a text.
+    values["data_splits"] = {k: _number(v) for k, v in values["data_splits"].items()}
     unknown = [k for k in values["data_splits"] if k not in ("val", "test")]
     if unknown:
         raise ConfigError(f"data_splits has {unknown[0]!r}; its keys are val and test")
     return values
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

@@ -59,7 +59,8 @@ def _joined(argv: list[str]) -> list[str]:
     joined: list[str] = []
     for argument in argv:
         last = joined[-1] if joined else ""
-        if last.startswith("--config.data_splits.") and "=" not in last:
+        waits = last.startswith("--config.data_splits.") and "=" not in last
+        if waits and not argument.startswith("--"):
             joined[-1] = f"{last}={argument}"
         else:
             joined.append(argument)

@@ -18,8 +18,8 @@ def check_out(out: str) -> Path:
     folder = path.absolute().parent
     if path.is_dir():
         raise ConfigError(f"--out {out} is a folder: name a file, in it or elsewhere")
-    if path.exists() and not path.is_file():
-        # A device would be replaced by a file.
+    if folder.resolve() == Path("/dev") or (path.exists() and not path.is_file()):
+        # A device, or a link of that name, would be replaced by a file.
         raise ConfigError(f"--out {out} is no ordinary file: name another")
     if not folder.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {path.parent}")

@@ -137,8 +137,8 @@ def fit(
       baseline: stage that trains the same network from scratch for comparison.
       evaluate_start: whether the start (pretrained blocks, untrained head) is evaluated as well,
         for the report's ``before``.
-      evaluate_stages: whether the best state at the end of each stage is evaluated as well, for
-        ``test`` in the report's ``stages``.
+      evaluate_stages: whether the best state until the end of each stage is evaluated as well, for
+        ``validation`` and ``test`` in the report's ``stages``.
       look_at: layers or blocks whose outputs the report shows; none for three of the blocks.
       grad_cam: layer or block of the report's Grad-CAM.
       config: recorded in the report.
@@ -241,7 +241,9 @@ def fit(
     if evaluate_stages:
         ends = [path.name for path in tuned.kept] + ["tuned"]
         for stage, end in zip(report["stages"], ends, strict=True):
-            stage |= {"test": score_of(tested, end, model.classes)}
+            # Of the best state until then, which a stage that improved nothing has not made.
+            scores = {"validation": validated, "test": tested}
+            stage |= {k: score_of(found, end, model.classes) for k, found in scores.items()}
     if scratch is not None:
         epochs = scratch.stages[0]["epochs"]
         report["baseline"] |= {"stages": scratch.stages, "epochs": epochs}
@@ -260,8 +262,6 @@ def fit(
         note_test(workdir, stages[-1].name, report["test"], tuned.best["step"])
     result = Run(workdir, report, tuned.history, scratch.history if scratch else [], shown["tuned"])
     result.write(split, config or {}, model.classes, pictures)
-    for path in tuned.kept:
-        path.unlink()
     print(result.headline())
     return result
 

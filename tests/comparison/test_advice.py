@@ -201,9 +201,9 @@ def test_a_run_validated_on_its_test_images_is_not_recommended(tmp_path):
     assert [r["chosen_on_test"] for r in content["runs"]] == [True, False, False]
     (note,) = [n for n in content["notes"] if "chose the state of literal: they are" in n]
     assert note.endswith(
-        " The recommendation leaves out literal, whose validation accuracy is one on test images: "
-        "keep the two apart (no val='test' in data_splits) and train again to have such a run "
-        "ranked."
+        " The recommendation leaves out literal, whose validation images have test images among "
+        "them: keep the two apart (no val='test' in data_splits) and train again to have such a "
+        "run ranked."
     )
 
 

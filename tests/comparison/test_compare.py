@@ -151,7 +151,7 @@ def test_runs_chosen_on_their_test_images_are_named(tmp_path):
     assert "are the estimate" in content["caution"]
     assert "choosing on test" in compare([b]).content["caution"]
     shown = compare([a, b]).table()
-    assert str(shown).count("(test images)") == 1
+    assert str(shown).count("(with test images)") == 1
     compare([a, b], tmp_path / "out")
     with open(tmp_path / "out" / "compare.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -124,9 +124,14 @@ def test_official_file_is_found_by_name(where, folder, monkeypatch):
         models.mkdir()
         (folder / FILE).rename(models / FILE)
     weights = official(folder if where == "given" else None)
+    assert weights.official
     # Keras publishes no hash for this file, so the name is all that is known.
     assert weights.source.startswith(f"{FILE}, a local file of the official name")
     assert SPEC.source.url in weights.source and weights.notes == ()
+
+
+def test_a_named_file_is_not_taken_for_the_official_one(folder):
+    assert not from_path(folder / FILE).official
 
 
 def test_weights_dir_must_be_a_folder(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
+from tlflax.convert.tensors import load_variables
 from tlflax.errors import ConfigError, DataError
 from tlflax.train import loop, stage_run
 from tlflax.train.checkpoint import UNSCORED, Checkpoints
@@ -224,6 +225,36 @@ def scripted(monkeypatch, results):
         return {**state, "step": state["step"] + 1}, 0.0
 
     monkeypatch.setattr(stage_run, "make_train_step", lambda *args, **kwargs: counted)
+
+
+def test_the_best_until_the_end_of_each_stage_is_kept(tmp_path, monkeypatch):
+    # The second stage improves nothing, the third does.
+    results = [(0.5, 1.0), (0.4, 1.0), (0.9, 1.0)]
+    small = tiny.model(endpoint="block1_pool")
+
+    def train(patch, results, cut):
+        scripted(patch, results)
+        step, done = stage_run.make_train_step(), []
+
+        def changing(state, frozen, batch):
+            done.append(1)
+            if len(done) > cut:
+                raise RuntimeError("killed")
+            state = {**state, "trainable": {p: v + 1 for p, v in state["trainable"].items()}}
+            return step(state, frozen, batch)
+
+        patch.setattr(stage_run, "make_train_step", lambda *args, **kwargs: changing)
+        job = tiny.job(tmp_path, *3 * [{"epochs": 1}], network=small, keep_stages=True)
+        return loop.train(job)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        train(patch, results, cut=4)
+    first = (tmp_path / "stages" / "0.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        out = train(patch, results[1:], cut=99)
+    assert [path.read_bytes() == first for path in out.kept] == [True, True]
+    assert out.best["step"] == 9
+    assert not tiny.same(out.variables, load_variables(out.kept[1])[0])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def caution(split: str, runs: Sequence[Entry]) -> str:
             "expect a little less on new images."
         )
     if len(runs) < 2:
-        return "Validation images chose the state of the run, and it is tested on others."
+        shared = sum(r.leaked for r in runs)
+        rest = f"{shared:.0%} of the test images are among them" if shared else "tested on others"
+        return f"Validation images chose the state of the run; {rest}."
     return (
         "Choosing between runs by their test results would make the test images validation "
         "images; the recommendation ranks by validation accuracy, and the test accuracies are "
@@ -83,8 +85,8 @@ def _on_test(runs: Sequence[Entry], left_out: Sequence[str]) -> list[str]:
     unranked = [r.name for r in found if r.name in left_out]
     if unranked:
         text += (
-            f" The recommendation leaves out {', '.join(unranked)}, whose validation accuracy is "
-            f"one on test images: {fix} and train again to have such a run ranked."
+            f" The recommendation leaves out {', '.join(unranked)}, whose validation "
+            f"images have test images among them: {fix} and train again to have such a run ranked."
         )
     elif len(runs) > 1:
         text += (

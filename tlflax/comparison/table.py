@@ -42,7 +42,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
 def _accuracy(split: str) -> Callable[[dict[str, Any]], str]:
     def text(row: dict[str, Any]) -> str:
         s = row[split]
-        mark = " (test images)" if split == "validation" and row["chosen_on_test"] else ""
+        mark = " (with test images)" if split == "validation" and row["chosen_on_test"] else ""
         text = f"{style.percent(s['accuracy'])} [{style.interval(s['accuracy_ci95'])}]" if s else ""
         return text and text + mark
 

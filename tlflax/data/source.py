@@ -213,7 +213,8 @@ def _renamed(given, amounts, warnings):
         if "test" not in given:
             warnings.append(
                 f"the source has no validation images to test on (data_splits: test='val'): "
-                f"{amounts['test']:.0%} of the training images are cut out for that"
+                f"{amounts['test']:.0%} of the training images are cut out for that (say so with "
+                "data_splits.test=0.2, and another number for more)"
             )
     if amounts["val"] == "test" and "val" in given:
         warnings.append(

@@ -223,12 +223,13 @@ def _sentence(model: Model, better: Contract, name: str, measure: _Distance) -> 
     else:
         (mean, var), (wanted, wanted_var) = measure.moments(used), _expected(better)
         why = (
-            f"its weights were trained with {_name(better)}: they expect a mean near "
+            f"its published weights were trained with {_name(better)}: they expect a mean near "
             f"{wanted.mean():.2g} and a standard deviation near {wanted_var.mean() ** 0.5:.2g}, "
             f"and get {mean.mean():.2g} and {var.mean() ** 0.5:.2g}"
         )
     if name == "auto":
         fix = "leave preprocessing at 'auto'"
+        fix += "" if measure.remembered else ", unless yours were trained otherwise"
     elif model.architecture.own is not None:
         fix = f"set preprocessing={name!r}"
     else:

@@ -107,6 +107,15 @@ def _view(
     }
 
 
+def _in_study(folder: Path) -> bool:
+    """Whether a run directory is one of those that the study around it compares."""
+    try:
+        study = json.loads((folder.parent / STUDY).read_text(encoding="utf-8"))
+        return folder.name in study["runs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def write_html(
     path: str | os.PathLike,
     report: dict[str, Any],
@@ -131,7 +140,7 @@ def write_html(
     """
     view = _view(report, history, baseline_history, predictions, config, figures, pictures)
     # Beside the folder of a study's run stands the page that compares them all.
-    view["in_study"] = (Path(path).absolute().parents[1] / STUDY).is_file()
+    view["in_study"] = _in_study(Path(path).absolute().parent)
     page = render("template.html", view)
     with replacing(path) as temporary:
         # A file name that is not valid UTF-8 must not cost the user the whole report.

@@ -104,6 +104,11 @@ def train(job: Job) -> Outcome:
                     f"{progress.weights[:12]} -> {job.weights[:12]}): put the old file back to "
                     "resume, or use a new --workdir"
                 )
+            if not progress.weights and job.weights != "none":
+                job.say(
+                    "warning: it is not recorded with which weights this run began; they are taken "
+                    "to be those given now"
+                )
             variables = checkpoints.variables(step, job.variables)
             job.say(f"resuming at step {step} in stage {job.stages[progress.stage].name!r}")
         with MetricLog(job.folder, progress.history) as log:
