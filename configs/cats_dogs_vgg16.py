@@ -1,6 +1,7 @@
 r"""VGG16 on cats and dogs: frozen, with augmentation, with its fifth block fine-tuned.
 
-    python -m tlflax.main --config configs/cats_dogs_vgg16.py:block5 --workdir runs/cats
+    python -m tlflax.main --config configs/cats_dogs_vgg16.py:block5 --workdir runs/cats \
+        --config.data=folder:pets
 
 Variants (the Keras tutorial's steps; without one, frozen):
   frozen       features, Flatten, Dense 256, one sigmoid unit; Adam, 10 epochs
@@ -24,8 +25,8 @@ What the tutorial gets wrong, and what this does instead:
     stage sees plain images, whose features are computed once.)
 
 Measured on 1,000 photos (800 train, 200 validate; 400 test images), 150 px, November 2026, with
-``mobilenet_v2_0.35`` and its real weights in VGG16's place, whose real weights are too large to
-have here (``--config.backbone=mobilenet_v2_0.35 --config.tune="from block_16"``); test accuracy
+``mobilenet_v2_0.35`` and its real weights in VGG16's place, whose weights could not be
+had (``--config.backbone=mobilenet_v2_0.35 --config.tune="from block_16"``); test accuracy
 with its 95 % Wilson interval, and seconds on two CPU cores shared with other jobs:
 
     frozen          .915 (.884-.939)   33 s
@@ -41,9 +42,10 @@ with its 95 % Wilson interval, and seconds on two CPU cores shared with other jo
 The head of ``literal`` is kinder than the tutorial's: its last layer starts at zero here, so that
 the first steps send nothing random into the network.
 
-Data: ``tfds:cats_vs_dogs`` by default (no test split: a fifth is cut out), or your own folder of
-class folders with ``--config.data=folder:PATH``. The tutorial's 4,000 images a class are
-``--config.per_class=4000``.
+Data: your own folder of class folders, as above, or ``tfds:cats_vs_dogs`` without it, prepared once
+with ``python scripts/prepare_data.py cats_vs_dogs`` (no test split: a fifth is cut out).
+Microsoft's own PetImages has broken files: ``--config.on_bad_image=skip``. The tutorial's 4,000
+images a class are ``--config.per_class=4000``.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, head_augment, tune_epochs, tune_lr, tune_optimizer,

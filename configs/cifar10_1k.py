@@ -1,7 +1,9 @@
 r"""CIFAR-10 with 1,000 training images: from scratch, features, fine-tuning, other networks.
 
-    python -m tlflax.main --config configs/cifar10_1k.py:vgg16_tune --workdir runs/cifar
-    python -m tlflax.main --config configs/cifar10_1k.py:study_ways --workdir runs/ways
+    python -m tlflax.main --config configs/cifar10_1k.py:vgg16_tune --workdir runs/cifar \
+        --config.data=folder:cifar
+    python -m tlflax.main --config configs/cifar10_1k.py:study_ways --workdir runs/ways \
+        --config.data=folder:cifar
 
 One run (the tutorial's cells): 800 images train, 200 validate (stratified, seed 42), the whole
 test split tests once. Without a variant, scratch.
@@ -26,9 +28,11 @@ What the tutorial gets wrong, and what this does instead: all networks get pixel
 VGG16 and ResNet50 want BGR minus the channel means and MobileNetV2 -1..1. Networks bring their own
 preparation here; ``preprocessing='unit'`` is needed to have it wrong, and is warned of.
 
-Data: ``tfds:cifar10`` by default, or your own folder with ``--config.data=folder:PATH``; of every
-class 80 images train (``--config.per_class``; 0 for all), 200 images in all validate
-(``--config.data_splits.val``, a number of images here); ``binary`` wants classes cat and dog.
+Data: your own folder, as above, or ``tfds:cifar10`` without it, prepared once with ``python
+scripts/prepare_data.py cifar10``; of every class 80 images train (``--config.per_class``; 0 for
+all), 200 images in all validate (``--config.data_splits.val``, a number of images here; 0.2 for a
+small folder); a folder without ``test/`` gives a fifth to the test first. ``binary`` wants classes
+cat and dog.
 
 Measured on CIFAR-10 images saved as JPEG (800 train, 200 validate; 1,000 test images), November
 2026, with ``mobilenet_v2_0.35`` and its real ImageNet weights in the place of VGG16, whose weights
@@ -48,7 +52,7 @@ jobs:
                      seen: beside, it is .5 points better (interval -2.6 to 3.6, McNemar p = .80)
     vgg16, vgg16_tune are features and fine-tuned of study_ways with this network
     resnet50, mobilenet_v2
-                     .328 (.300-.358) 8 s: with the same network they are the same
+                     .328 (.300-.358) 8 s: with the stand-in they are one and the same run
     inception_v3     .527 (.496-.558) 16 s: its 75 px are what the others lack
     binary           scratch .550 (.481-.617) 14 s, features and fine-tuned .570 (.501-.637) 6 and
                      10 s, of 200 images: no difference can be seen

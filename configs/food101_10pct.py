@@ -1,7 +1,9 @@
 r"""Feature vectors of TensorFlow Hub on ten foods, 75 images of each: as they are, or fine-tuned.
 
-    python -m tlflax.main --config configs/food101_10pct.py:resnet50_v2 --workdir runs/food
-    python -m tlflax.main --config configs/food101_10pct.py:both --workdir runs/both
+    python -m tlflax.main --config configs/food101_10pct.py:resnet50_v2 --workdir runs/food \
+        --config.data=folder:foods --config.classes="()"
+    python -m tlflax.main --config configs/food101_10pct.py:both --workdir runs/both \
+        --config.data=folder:foods --config.classes="()"
 
 Variants: NETWORK is resnet50_v2 (without a variant) or efficientnet_b0, the tutorial's two feature
 vectors.
@@ -22,17 +24,18 @@ the modules, are right: what the modules make of them is part of the networks he
 Every run has TensorBoard files (``tensorboard --logdir runs``), keeps its best checkpoint by
 validation, and stops when three epochs in a row bring nothing better.
 
-Data: ``tfds:food101`` by default, the ten classes of the tutorial. With your own folder
-(``--config.data=folder:PATH``) give ``--config.classes="()"`` for all of its classes; 60 images of
-each train (``--config.per_class``). The weights are read with ``pip install -e ".[tf]"``.
+Data: your own folder with all of its classes, as above, or the tutorial's ten classes of
+``tfds:food101`` without both flags, prepared once with ``python scripts/prepare_data.py food101``;
+60 images of each class train (``--config.per_class``). The weights are read with ``pip install -e
+".[tf]"``.
 
 Measured on ten foods, November 2026, with ``mobilenet_v2_0.35`` and its real ImageNet weights in
-the modules' place, which could not be had (``--config.backbone=mobilenet_v2_0.35``, as for
-``modes`` and ``literal``); 600 images train, 150 validate, 500 test; test accuracy with its 95 %
-Wilson interval, and seconds of a run on two CPU cores shared with other jobs:
+the modules' place, which could not be had (``modes`` and ``literal`` with
+``--config.backbone=mobilenet_v2_0.35``); 600 images train, 150 validate, 500 test; test accuracy
+with its 95 % Wilson interval, and seconds of a run on two CPU cores shared with other jobs:
 
-    as it is     .662 (.619-.702)   9 s
-    fine-tuned   .662 (.619-.702)   29 s
+    as_is        .662 (.619-.702)   9 s
+    fine_tuned   .662 (.619-.702)   29 s
     full         .668 (.626-.708)   102 s
     literal      .696 (.654-.735)   4 s; 750 images train; the test images chose its state; beside,
                  it is 3.4 points better (interval 0.0 to 6.6, McNemar p = .057)

@@ -25,8 +25,8 @@ What the tutorial gets wrong, and what this does instead:
     and fewer than 100 test images are warned of.
 
 Pixels are divided by 255, as in the tutorial; say otherwise with ``--config.preprocessing`` (raw,
-unit, unit_bgr, tf, torch, caffe, or auto). Images are shown at the network's own size, 64 in the
-tutorial.
+for a network that begins with its own Rescaling, unit, unit_bgr, tf, torch, caffe, or auto). Images
+are shown at the network's own size, 64 in the tutorial.
 
 Measured with potatoes.h5, a user's own CNN for 256 px (six convolutions, 183,552 parameters below
 its classifier, trained on the potato leaves of PlantVillage), on photos of potato leaves of another
@@ -43,8 +43,8 @@ On the 48 validation images: shoes .625 (.484-.748) after the head, .688 (.547-.
 literal .833 (.704-.913), and no epoch of the second stage was better, so that its end is the same
 state. Here the literal recipe, which trains everything at 1e-3 from the start, does better: what
 this network knows of other photos is worth little, and a rate of 1e-5 moves it little in 10 epochs.
-On 80 images the difference (``beside``: 15 points, interval 2.5 to 27.5, McNemar p = .036) is not
-large against chance; ``--config.tune_lr=1e-4`` is the thing to try.
+On 80 images the difference is uncertain (``beside``: 15 points, interval 2.5 to 27.5, McNemar
+p = .036); ``--config.tune_lr=1e-4`` is the thing to try.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr, augment
