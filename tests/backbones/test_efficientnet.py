@@ -233,6 +233,7 @@ def test_live_keras_with_imagenet_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(efficientnet.file_utils, "get_file", get_file)
     options = {"include_top": False, "input_shape": (75, 75, 3)}
+    keras.utils.clear_session()  # it numbers the layers of a process
     model = keras.applications.EfficientNetB0(weights="imagenet", **options)
     assert asked == [(SPEC.source.file_name, SPEC.source.url, SPEC.source.hash.split(":")[1])]
     assert [x.name for x in model.layers if "rescaling" in x.name] == ["rescaling", "rescaling_1"]
