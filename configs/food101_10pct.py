@@ -42,10 +42,11 @@ with its 95 % Wilson interval, and seconds of a run on two CPU cores shared with
     both=mobilenet_v2_0.35,squeezenet_1.1
                  .662 (.619-.702) 14 s and .660 (.617-.700) 11 s, not separable (McNemar p = 1)
 
-These images cannot tell the three kinds apart, after 5 + 5 epochs. The two modules' own networks
-ran at random weights for an epoch a stage only (8 images a class, 40 test images): ``both``
-resnet50_v2 .100 in 90 s and efficientnet_b0 .150 in 158 s, resnet50_v2_full .100 in 254 s. That
-says that they run, nothing of accuracy.
+These images cannot tell the three kinds apart, after 5 + 5 epochs. With the stand-in the variants
+of efficientnet_b0 are those of resnet50_v2, which are the runs of ``modes``. The two modules' own
+networks ran at random weights for an epoch a stage only (8 images a class, 40 test images):
+``both`` resnet50_v2 .100 in 90 s and efficientnet_b0 .150 in 158 s, resnet50_v2_full .100 in 254 s.
+That says that they run, nothing of accuracy.
 
 Keys to override, beside those of `tlflax.config.DEFAULTS`:
   --config.head_epochs, head_lr, tune_epochs, tune_lr

@@ -24,7 +24,7 @@ The interval of a single run is about +- .013 (fine-tuned) and +- .017. "Frozen"
 images, which are the same for every seed, five times: it is too narrow as a statement on other
 digits.
 
-Time: 37 s of CPU time; 53 s on 2 CPU cores shared with other jobs (load 7), November 2026.
+Time: 54 s with nothing compiled or cached, 74 s of CPU time (two cores, jax 0.12, November 2026).
 Shortened to one epoch a stage, more than half of the time is XLA compiling.
 """
 
