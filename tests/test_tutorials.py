@@ -338,6 +338,13 @@ def test_every_form_of_data_splits_on_the_command_line(name):
     assert str(folder) == "w" and configs.plain(config)["data_splits"]["val"] in ("true", True)
 
 
+def test_a_number_typed_where_a_config_file_has_replaced_data_splits():
+    config = config_of("cats_dogs_vgg16")
+    config.data_splits = {"val": "test", "test": "val"}
+    config.data_splits.val, config.data_splits.test = "0.1", "6"  # texts, as flags leave them
+    assert configs.resolve(config)["data_splits"] == {"val": 0.1, "test": 6}
+
+
 def test_split_names_that_have_no_meaning(tmp_path):
     other = tiny.write_stripes(tmp_path / "e", {"train": 9})
     with pytest.raises(ConfigError, match="val='tset' is neither a fraction"):
